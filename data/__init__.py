@@ -1,0 +1,1 @@
+"""Reading and writing of DICOM, NIfTI and raw k-space; used by the pipeline alone."""

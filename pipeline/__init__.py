@@ -1,0 +1,1 @@
+"""The stages. Each is a module with main(argv) -> exit status, callable without Snakemake."""
