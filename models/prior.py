@@ -1,0 +1,114 @@
+"""A trained slice prior: denoises whole volumes slice by slice and says how wrong it expects to be."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.denoised import Denoised
+from models.network import SliceNetwork
+from models.preconditioning import denoise_middle, scalings
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+CARD = "prior.json"
+
+
+class PriorError(ValueError):
+    """A prior that cannot be used, in one sentence for the user."""
+
+
+class SlicePrior:
+    """Denoiser D(x; sigma) over volumes (z y x), real for CT and complex for MR, with a variance for every voxel."""
+
+    def __init__(self, network: SliceNetwork, card: dict, device: str = "cpu", batch: int = 8):
+        self.network = network.to(device=device, memory_format=torch.channels_last).eval()
+        self.card = card
+        self.device = torch.device(device)
+        self.batch = batch
+        self.modality: str = card["modality"]
+        self.sigma_data: float = card["sigma_data"]
+        self.bfloat16 = _fast_bfloat16(self.device)
+
+    @torch.inference_mode()
+    def denoise(
+        self, x: Tensor, sigma: float, spacing_mm: tuple[float, float, float], noise_correlation: float = 0.0
+    ) -> Denoised:
+        """Posterior mean (z y x) of x = clean + sigma * noise, and the variance of its error per real component (z y x).
+
+        `spacing_mm` is (z, y, x). `noise_correlation` is the lag-1 correlation of the noise along z. The two end slices see
+        their only neighbour twice; a single slice sees itself.
+        """
+        channels = torch.view_as_real(x).permute(0, 3, 1, 2) if x.is_complex() else x[:, None]
+        count = channels.shape[0]
+        index = torch.arange(count, device=x.device)
+        below = torch.where(index > 0, index - 1, min(1, count - 1))
+        above = torch.where(index < count - 1, index + 1, max(count - 2, 0))
+        means, variances = [], []
+        for chosen in index.split(self.batch):
+            triplet = torch.cat([channels[below[chosen]], channels[chosen], channels[above[chosen]]], dim=1)
+            mean, variance = self._denoise_batch(triplet.to(self.device), sigma, spacing_mm, noise_correlation)
+            means.append(mean.to(x.device))
+            variances.append(variance.to(x.device))
+        mean = torch.cat(means)
+        mean = torch.view_as_complex(mean.permute(0, 2, 3, 1).contiguous()) if x.is_complex() else mean[:, 0]
+        return Denoised(mean, torch.cat(variances))
+
+    def _denoise_batch(self, triplet: Tensor, sigma: float, spacing_mm, correlation: float) -> tuple[Tensor, Tensor]:
+        count = triplet.shape[0]
+        sigmas = torch.full((count,), sigma, device=triplet.device)
+        values = [float(np.log(spacing_mm[0])), float(np.log(spacing_mm[2])), correlation]
+        conditions = torch.tensor(values, device=triplet.device).expand(count, 3)
+        with torch.autocast(triplet.device.type, torch.bfloat16, enabled=self.bfloat16):
+            mean, log_variance = denoise_middle(self.network, triplet, sigmas, conditions, self.sigma_data)
+        return mean, (scalings(sigmas, self.sigma_data).out ** 2 * log_variance.exp())[:, 0]
+
+    def r2_scale(self, sigma: float, purpose: str) -> float:
+        """Factor on the predicted variance at `sigma` for `purpose` "point" or "sample"; 1 where the card has no fit."""
+        table = self.card.get("r2_scale", {}).get(purpose)
+        if not table:
+            return 1.0
+        return float(np.exp(np.interp(np.log(sigma), np.log(table["sigma"]), np.log(table["scale"]))))
+
+    def check_fits(self, modality: str, pixel_mm: float) -> None:
+        """Raises PriorError when the study's modality or pixel size is outside what the prior was trained for."""
+        name, (low, high) = self.card["name"], self.card["pixel_mm"]
+        if modality != self.modality:
+            raise PriorError(
+                f"prior {name} was trained for {self.modality}, the study is {modality}; choose another prior in the config."
+            )
+        if not low <= pixel_mm <= high:
+            raise PriorError(
+                f"prior {name} knows pixels of {low:g} to {high:g} mm, the working grid has {pixel_mm:.3g} mm; "
+                "choose another working grid or another prior in the config."
+            )
+
+
+def load_prior(directory: str | Path, device: str = "cpu") -> SlicePrior:
+    """Reads network, card and weights of `directory`; raises PriorError on missing files or a wrong checksum."""
+    folder = Path(directory)
+    for name in (CARD, WEIGHTS, "config.json"):
+        if not (folder / name).is_file():
+            raise PriorError(f"{folder / name} is missing; name a folder with a trained prior in the config.")
+    try:
+        card = json.loads((folder / CARD).read_text())
+        expected = card["sha256"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise PriorError(
+            f"{folder / CARD} is no valid prior card; restore it from the release or train again."
+        ) from error
+    if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != expected:
+        raise PriorError(f"{folder / WEIGHTS} has another checksum than its card says; restore it from the release.")
+    network = SliceNetwork.from_pretrained(
+        folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
+    )
+    return SlicePrior(network, card, device)
+
+
+def _fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 convolutions are faster than float32 here: on CUDA, or on a CPU with AVX512-BF16 instructions."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported()

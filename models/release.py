@@ -1,0 +1,126 @@
+"""Turns a training state into the folder that ships: weights, card with held-out errors, README."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.prior import CARD, WEIGHTS, SlicePrior
+from models.training import TrainingSettings, TrainingState
+from models.volumes import TrainingVolume, smooth_phase
+
+VALIDATION_SIGMAS = tuple(float(s) for s in np.geomspace(0.01, 3.0, 12))
+LIMITS = (
+    "Research software, not a medical device. Trained on few patients from public collections; unusual anatomy, implants, other "
+    "body regions, paediatric scans and other pixel sizes are outside what it has seen."
+)
+
+
+def validation_table(
+    prior: SlicePrior, volumes: list[TrainingVolume], slices: int = 16, seed: int = 1
+) -> dict[str, list[float]]:
+    """White-noise error on held-out volumes: true mean squared error and predicted variance at every noise level.
+
+    From each volume a contiguous slab of `slices` middle slices; MR magnitudes under one random smooth phase.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    slabs = [_slab(prior, volume, slices, seed) for volume in volumes]
+    table: dict[str, list[float]] = {"sigma": [], "error_variance": [], "predicted_variance": []}
+    for sigma in VALIDATION_SIGMAS:
+        errors, predictions = [], []
+        for clean, spacing in slabs:
+            noise = torch.randn(clean.shape, dtype=clean.dtype, generator=generator) * (
+                2**0.5 if clean.is_complex() else 1
+            )
+            denoised = prior.denoise(clean + sigma * noise, sigma, spacing)
+            error = (denoised.mean - clean).abs() ** 2 / (2 if clean.is_complex() else 1)
+            errors.append(float(error.mean()))
+            predictions.append(float(denoised.variance.mean()))
+        table["sigma"].append(sigma)
+        table["error_variance"].append(float(np.mean(errors)))
+        table["predicted_variance"].append(float(np.mean(predictions)))
+    return table
+
+
+def _slab(prior: SlicePrior, volume: TrainingVolume, slices: int, seed: int):
+    start = max((len(volume.slices) - slices) // 2, 0)
+    clean = torch.from_numpy(volume.slices[start : start + slices].astype(np.float32))
+    if prior.modality == "mr":
+        side = max(clean.shape[1:])
+        clean = clean * smooth_phase(side, np.random.default_rng(seed))[: clean.shape[1], : clean.shape[2]]
+    return clean, volume.spacing_mm
+
+
+def release(
+    state: TrainingState,
+    settings: TrainingSettings,
+    validation: list[TrainingVolume],
+    training_names: list[str],
+    pixel_mm: tuple[float, float],
+    licence: str,
+    out: Path,
+) -> None:
+    """Writes the averaged network (float16 safetensors, diffusers layout), its card and README into `out`, all or nothing."""
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    # float16 rounding is part of what is validated
+    network = state.average.half()
+    network.save_pretrained(part)
+    state.average.float()
+    card = {
+        "name": out.name,
+        "modality": settings.modality,
+        "units": "HU / 1000"
+        if settings.modality == "ct"
+        else "complex image over the 99.5th percentile of its magnitude",
+        "sigma_data": settings.sigma_data,
+        "pixel_mm": [round(float(p), 2) for p in pixel_mm],
+        "parameters": sum(p.numel() for p in state.average.parameters()),
+        "training": {
+            "volumes": training_names,
+            "steps": state.step,
+            "minutes": round(state.seconds / 60, 1),
+            "batch": settings.batch,
+            "crop": settings.crop.size,
+        },
+        "held_out": [v.name for v in validation],
+        "licence": licence,
+        "limits": LIMITS,
+        "sha256": hashlib.sha256((part / WEIGHTS).read_bytes()).hexdigest(),
+    }
+    card["validation"] = validation_table(SlicePrior(state.average, card), validation)
+    (part / CARD).write_text(json.dumps(card, indent=1))
+    (part / "README.md").write_text(card_text(card))
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(part, out)
+
+
+def card_text(card: dict) -> str:
+    """The model card as Markdown, all figures from prior.json."""
+    rows = zip(*(card["validation"][k] for k in ("sigma", "error_variance", "predicted_variance")), strict=True)
+    lines = [
+        f"# Slice prior {card['name']}",
+        "",
+        f"Modality {card['modality']}, units {card['units']}, {card['parameters'] / 1e6:.1f} M weights, pixels {card['pixel_mm'][0]:g} to {card['pixel_mm'][1]:g} mm.",
+        "",
+        f"Trained {card['training']['minutes']:g} minutes, {card['training']['steps']} steps of {card['training']['batch']} crops of {card['training']['crop']} pixels, on: {', '.join(card['training']['volumes'])}.",
+        f"Held out: {', '.join(card['held_out'])}.",
+        "",
+        f"Data and licences: {card['licence']}",
+        "",
+        f"Limits: {card['limits']}",
+        "",
+        "Error on the held-out volumes under white noise, in units squared (prior.json, `validation`):",
+        "",
+        "| sigma | mean squared error | predicted variance |",
+        "| --- | --- | --- |",
+        *(f"| {s:.4f} | {e:.3e} | {p:.3e} |" for s, e, p in rows),
+        "",
+        "How the solvers scale the predicted variance (`r2_scale`) is fitted along reconstructions of the held-out patient by `python -m pipeline.calibrate`.",
+        "",
+    ]
+    return "\n".join(lines)

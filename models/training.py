@@ -1,0 +1,180 @@
+"""Training of a slice prior: EDM loss plus variance head, EMA, wall-clock schedule, resumable without pickles."""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.network import SliceNetwork
+from models.preconditioning import training_loss
+from models.volumes import CropSettings, TrainingVolume, complex_channels, random_crop
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Everything that a training run depends on. `minutes` is the budget of the cosine schedule, resumes included."""
+
+    modality: str
+    sigma_data: float
+    widths: tuple[int, ...] = (48, 96, 144, 144)
+    layers: int = 1
+    patch: int = 2
+    minutes: float = 60.0
+    batch: int = 8
+    crop: CropSettings = field(default_factory=CropSettings)
+    learning_rate: float = 4e-4
+    log_sigma_mean: float = -1.4
+    log_sigma_std: float = 1.4
+    ema: float = 0.9995
+    seed: int = 0
+    save_every_minutes: float = 3.0
+    bfloat16: bool = True
+
+    @property
+    def channels(self) -> int:
+        return 2 if self.modality == "mr" else 1
+
+
+@dataclass
+class TrainingState:
+    """The network, its moving average, the optimiser and how far they are."""
+
+    network: SliceNetwork
+    average: SliceNetwork
+    optimiser: torch.optim.AdamW
+    step: int = 0
+    seconds: float = 0.0
+
+
+def new_state(settings: TrainingSettings) -> TrainingState:
+    torch.manual_seed(settings.seed)
+    network, average = (
+        SliceNetwork(settings.channels, settings.widths, settings.layers, settings.patch).to(
+            memory_format=torch.channels_last
+        )
+        for _ in range(2)
+    )
+    average.load_state_dict(network.state_dict())
+    return TrainingState(
+        network, average.requires_grad_(False), torch.optim.AdamW(network.parameters(), settings.learning_rate)
+    )
+
+
+def draw_batch(volumes: list[TrainingVolume], settings: TrainingSettings, generator: np.random.Generator):
+    """Clean triplets (b, 3c, y, x), unit noise of the same shape, sigma (b,) and conditions (b, 3).
+
+    Half of the batch has independent noise in the three slices, the rest AR(1) noise along z with a random correlation.
+    """
+    crops, conditions = zip(
+        *(random_crop(volumes, settings.crop, generator) for _ in range(settings.batch)), strict=True
+    )
+    clean = torch.stack([complex_channels(c, generator) for c in crops] if settings.modality == "mr" else list(crops))
+    white = torch.from_numpy(
+        generator.standard_normal((settings.batch, 3, settings.channels, *clean.shape[-2:]), dtype=np.float32)
+    )
+    correlation = torch.from_numpy(
+        np.where(generator.random(settings.batch) < 0.5, 0, generator.uniform(0, 0.95, settings.batch)).astype(
+            np.float32
+        )
+    )
+    c = correlation[:, None, None, None]
+    below = white[:, 0]
+    middle = c * below + (1 - c**2).sqrt() * white[:, 1]
+    noise = torch.cat([below, middle, c * middle + (1 - c**2).sqrt() * white[:, 2]], dim=1)
+    log_sigma = generator.normal(settings.log_sigma_mean, settings.log_sigma_std, settings.batch)
+    sigma = torch.from_numpy(np.exp(np.clip(log_sigma, math.log(0.003), math.log(10.0))).astype(np.float32))
+    return clean, noise, sigma, torch.cat([torch.stack(conditions), correlation[:, None]], dim=1)
+
+
+def learning_rate(settings: TrainingSettings, step: int, fraction: float) -> float:
+    """Warm-up over 200 steps, then a cosine over the fraction of the time budget that is used."""
+    warm = min(1.0, (step + 1) / 200)
+    return warm * settings.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0))))
+
+
+def train_step(state: TrainingState, batch: tuple[Tensor, Tensor, Tensor, Tensor], settings: TrainingSettings) -> float:
+    """One optimiser and EMA step; returns the mean squared error over c_out^2."""
+    clean, noise, sigma, conditions = batch
+    fraction = state.seconds / (60 * settings.minutes)
+    for group in state.optimiser.param_groups:
+        group["lr"] = learning_rate(settings, state.step, fraction)
+    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+        loss, error2 = training_loss(state.network, clean, noise, sigma, conditions, settings.sigma_data)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
+    state.optimiser.step()
+    state.optimiser.zero_grad(set_to_none=True)
+    decay = min(settings.ema, (1 + state.step) / (10 + state.step))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(state.average.parameters()), list(state.network.parameters()), 1 - decay)
+    state.step += 1
+    return float(error2.mean())
+
+
+def save_state(state: TrainingState, folder: Path) -> None:
+    """Writes `training.safetensors` (network, average, optimiser moments) beside its name and renames it."""
+    tensors = {f"network.{k}": v for k, v in state.network.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in state.average.state_dict().items()}
+    for index, moments in state.optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{k}": v for k, v in moments.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / "training.safetensors.part"
+    metadata = {"step": str(state.step), "seconds": str(state.seconds)}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata)
+    os.replace(part, folder / "training.safetensors")
+
+
+def load_state(state: TrainingState, folder: Path) -> TrainingState:
+    """Continues from `training.safetensors` in `folder`; leaves a new state as it is where there is none."""
+    path = folder / "training.safetensors"
+    if not path.exists():
+        return state
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    pick = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
+    state.network.load_state_dict(pick("network."))
+    state.average.load_state_dict(pick("average."))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in pick("optimiser.").items():
+        index, name = key.split(".", 1)
+        moments.setdefault(int(index), {})[name] = value
+    state.optimiser.load_state_dict({"state": moments, "param_groups": state.optimiser.state_dict()["param_groups"]})
+    state.step, state.seconds = int(metadata["step"]), float(metadata["seconds"])
+    return state
+
+
+def train(
+    volumes: list[TrainingVolume],
+    settings: TrainingSettings,
+    folder: Path,
+    report: Callable[[TrainingState, float], None],
+) -> TrainingState:
+    """Trains until `minutes` of wall-clock time are used in all, saving every `save_every_minutes`; resumes from `folder`.
+
+    `report(state, running error)` is called after every save.
+    """
+    state = load_state(new_state(settings), folder)
+    generator = np.random.default_rng([settings.seed, state.step])
+    running, saved = None, time.monotonic()
+    while state.seconds < 60 * settings.minutes:
+        start = time.monotonic()
+        error2 = train_step(state, draw_batch(volumes, settings, generator), settings)
+        running = error2 if running is None else 0.995 * running + 0.005 * error2
+        state.seconds += time.monotonic() - start
+        if time.monotonic() - saved > 60 * settings.save_every_minutes:
+            save_state(state, folder)
+            report(state, running)
+            saved = time.monotonic()
+    save_state(state, folder)
+    report(state, running if running is not None else float("nan"))
+    return state
