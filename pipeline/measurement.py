@@ -60,12 +60,18 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Tensors and metadata of such a file; InputError where it is missing, damaged or without its metadata."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run the stage that writes it first.")
+    metadata = read_metadata(path)
+    with safe_open(path, framework="numpy") as handle:
+        return {name: handle.get_tensor(name) for name in handle.keys()}, metadata  # noqa: SIM118
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of such a file alone, without its tensors."""
     try:
         with safe_open(path, framework="numpy") as handle:
-            header = json.loads((handle.metadata() or {})[HEADER_KEY])
-            return {name: handle.get_tensor(name) for name in handle.keys()}, header  # noqa: SIM118
+            return json.loads((handle.metadata() or {})[HEADER_KEY])
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; run the stage that writes it first.") from error
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise InputError(f"{path}: not a readable {path.stem} file; delete it and run its stage again.") from error
 
