@@ -33,8 +33,8 @@ from pipeline.measurement import FILE_NAME, read_metadata, read_tensors
 from pipeline.uncertainty import summarise
 
 COLUMNS = (
-    "cohort", "study", "series", "method", "plane", "psnr_db", "ssim", "rmse", "coverage90", "calibration_ratio", "crps",
-    "z_jump", "chi2", "nfe", "seconds", "peak_mem_mb", "heldout_error",
+    "cohort", "study", "series", "method", "plane", "psnr_db", "ssim", "rmse", "coverage90", "calibration_ratio",
+    "crps", "z_jump", "chi2", "nfe", "seconds", "peak_mem_mb", "heldout_error",
 )  # fmt: skip
 COST_COLUMNS = ("chi2", "nfe", "seconds", "peak_mem_mb", "heldout_error")
 
@@ -173,7 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="metrics.tsv to write")
     for label in ("cohort", "study", "series"):
         parser.add_argument(f"--{label}", required=True)
-    parser.add_argument("--settings", default="{}", help='JSON, e.g. {"baselines": ["tv"], "solvers": ["pam"]}; else all')
+    parser.add_argument(
+        "--settings", default="{}", help='JSON, e.g. {"baselines": ["tv"], "solvers": ["pam"]}; else all'
+    )
     arguments = parser.parse_args(argv)
     chosen = json_object(arguments.settings)
     labels = {name: getattr(arguments, name) for name in ("cohort", "study", "series")}

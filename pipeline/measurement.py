@@ -4,7 +4,8 @@ Tensors, CT: line_integrals (z views bins), without unit; weights, same shape, t
 Tensors, MR: mask (y x) or (z y x); samples (z coils n), the k-space at the n true places of a (y x) mask, or kspace
 (z coils y x) for a mask that changes with z; sensitivities (z coils y x); heldout_mask with heldout_samples or
 heldout_kspace: measured, but kept from the reconstruction.
-The header key "sliceweave" holds a JSON object: modality, affine, spacing_mm (z y x), shape_zyx, source, noise, settings.
+The header key "sliceweave" holds a JSON object: modality, affine, spacing_mm (z y x), shape_zyx, source,
+noise, settings.
 """
 
 import hashlib

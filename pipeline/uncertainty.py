@@ -57,7 +57,9 @@ def run(reconstruction: Path, out: Path, settings: UncertaintySettings) -> None:
     draws = samples.shape[0]
     summary = summarise(samples, settings.interval)
     if not np.isfinite(summary.std).all():
-        raise InputError(f"{reconstruction / 'samples.safetensors'}: holds values that are not finite; reconstruct again.")
+        raise InputError(
+            f"{reconstruction / 'samples.safetensors'}: holds values that are not finite; reconstruct again."
+        )
     percent = f"{100 * settings.interval:g}"
     affine = np.asarray(metadata["affine"])
     # A magnitude is never negative, so neither is the interval's end.

@@ -31,7 +31,10 @@ def make_series(root, modality, truth, samples, baselines):
 
 def evaluate(root, *extra):
     out = root / "metrics.tsv"
-    assert main(["--series-dir", str(root), "--out", str(out), "--cohort", "c", "--study", "s", "--series", "n", *extra]) == 0
+    assert (
+        main(["--series-dir", str(root), "--out", str(out), "--cohort", "c", "--study", "s", "--series", "n", *extra])
+        == 0
+    )
     with out.open() as handle:
         rows = list(csv.DictReader(handle, delimiter="\t"))
     assert tuple(rows[0]) == COLUMNS
@@ -50,7 +53,7 @@ def test_ct_rows_hold_the_known_errors(tmp_path):
     samples = np.stack([truth + 20, truth - 20])
     make_series(tmp_path, "ct", truth, samples, {"tv": np.where(truth > -1000, truth + 2, truth - 5000)})
     table = evaluate(tmp_path)
-    assert set(method for method, _ in table) == {"tv", "pam_point", "pam_mean", "pam_sample"}
+    assert {method for method, _ in table} == {"tv", "pam_point", "pam_mean", "pam_sample"}
     # Half of the sample's distance from the truth is below -1000 in the second, so take the first, which is above.
     assert float(table["pam_sample", "axial"]["psnr_db"]) == pytest.approx(40, abs=1e-3)
     assert float(table["pam_sample", "axial"]["rmse"]) == pytest.approx(20, abs=1e-3)
@@ -58,9 +61,12 @@ def test_ct_rows_hold_the_known_errors(tmp_path):
     assert float(table["tv", "axial"]["rmse"]) == pytest.approx(2 * np.sqrt(100 / 256), abs=1e-3)
     assert float(table["pam_mean", "coronal"]["coverage90"]) == 1.0
     assert float(table["pam_mean", "sagittal"]["crps"]) == pytest.approx(20 - 40 / 2, abs=1e-3)
-    assert table["pam_sample", "axial"]["coverage90"] == "" and table["tv", "axial"]["crps"] == ""
-    assert table["tv", "axial"]["nfe"] == "0" and table["pam_mean", "axial"]["nfe"] == "20"
-    assert table["pam_sample", "axial"]["chi2"] == "1" and table["tv", "axial"]["heldout_error"] == "0.25"
+    assert table["pam_sample", "axial"]["coverage90"] == ""
+    assert table["tv", "axial"]["crps"] == ""
+    assert table["tv", "axial"]["nfe"] == "0"
+    assert table["pam_mean", "axial"]["nfe"] == "20"
+    assert table["pam_sample", "axial"]["chi2"] == "1"
+    assert table["tv", "axial"]["heldout_error"] == "0.25"
 
 
 def test_mr_rows_are_in_units_of_the_truths_percentile(tmp_path):
@@ -80,7 +86,8 @@ def test_without_truth_only_residuals_are_given(tmp_path):
     samples = np.random.default_rng(0).uniform(0, 1, (2, *SHAPE))
     make_series(tmp_path, "mr", None, samples, {"cg_sense": samples[0]})
     table = evaluate(tmp_path)
-    assert table["cg_sense", "volume"]["heldout_error"] == "0.25" and table["pam_mean", "volume"]["chi2"] == "0.9"
+    assert table["cg_sense", "volume"]["heldout_error"] == "0.25"
+    assert table["pam_mean", "volume"]["chi2"] == "0.9"
     assert all(row["psnr_db"] == "" and row["z_jump"] == "" for row in table.values())
 
 
@@ -88,7 +95,7 @@ def test_only_the_methods_asked_for_are_listed(tmp_path):
     truth = body(np.random.default_rng(0))
     make_series(tmp_path, "ct", truth, truth[None] + 1, {"tv": truth, "fbp": truth})
     table = evaluate(tmp_path, "--settings", '{"baselines": ["fbp"], "solvers": []}')
-    assert set(method for method, _ in table) == {"fbp"}
+    assert {method for method, _ in table} == {"fbp"}
     assert ("pam_mean", "axial") not in evaluate(tmp_path)
 
 
