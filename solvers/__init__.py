@@ -1,0 +1,1 @@
+"""Posterior samplers and classical baselines."""
