@@ -34,9 +34,16 @@ class GaussianPrior:
         """Standard deviation of one real component of one voxel."""
         return float(self.power.double().mean().sqrt())
 
-    def denoise(self, x: Tensor, sigma: float, spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Denoised:
-        """Exact posterior moments given x (z y x) = truth + sigma n.
+    def denoise(
+        self,
+        x: Tensor,
+        sigma: float,
+        spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        noise_correlation: float = 0.0,
+    ) -> Denoised:
+        """Exact posterior moments of every slice given that slice of x (z y x) = truth + sigma n.
 
+        Spacing and the correlation of the noise along z change nothing: slices are denoised one by one.
         mean: m + F^-1 S / (S + sigma^2) F (x - m); variance: mean over frequencies of S sigma^2 / (S + sigma^2).
         """
         power = self.power.to(x.device)
