@@ -1,0 +1,32 @@
+rule evaluate:
+    input:
+        measurement="<results>/{cohort}/{study}/{series}/measurement/measurement.safetensors",
+        methods=for_methods,
+    output:
+        "<results>/{cohort}/{study}/{series}/metrics.tsv",
+    log:
+        "<logs>/{cohort}/{study}/{series}/evaluate.log",
+    benchmark:
+        "<benchmarks>/{cohort}/{study}/{series}/evaluate.jsonl"
+    conda:
+        "../../environment.yml"
+    params:
+        folder=subpath(output[0], parent=True),
+    shell:
+        "python -m pipeline.evaluate --series-dir {params.folder:q} --out {output:q} --cohort {wildcards.cohort}"
+        " --study {wildcards.study} --series {wildcards.series} 2>&1 | tee {log:q} >&2"
+
+
+rule study:
+    input:
+        metrics=partial(for_series, "<results>/{cohort}/{study}/{series}/metrics.tsv"),
+        exports=partial(for_series, "<results>/{cohort}/{study}/{series}/export"),
+        pages=partial(for_series, "<results>/reports/{cohort}_{study}_{series}.html"),
+    output:
+        "<results>/{cohort}/{study}/summary.tsv",
+    log:
+        "<logs>/{cohort}/{study}/summary.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m pipeline.summary --out {output:q} {input.metrics:q} 2>&1 | tee {log:q} >&2"

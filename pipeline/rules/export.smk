@@ -1,0 +1,19 @@
+rule export:
+    input:
+        ingest="<results>/{cohort}/{study}/ingest",
+        measurement="<results>/{cohort}/{study}/{series}/measurement/measurement.safetensors",
+        methods=for_methods,
+    output:
+        directory("<results>/{cohort}/{study}/{series}/export"),
+    log:
+        "<logs>/{cohort}/{study}/{series}/export.log",
+    benchmark:
+        "<benchmarks>/{cohort}/{study}/{series}/export.jsonl"
+    conda:
+        "../../environment.yml"
+    params:
+        folder=subpath(output[0], parent=True),
+        settings=settings("export"),
+    shell:
+        "python -m pipeline.export --series-dir {params.folder:q} --ingest {input.ingest:q}/{wildcards.series}"
+        " --out {output:q} --settings {params.settings:q} 2>&1 | tee {log:q} >&2"
