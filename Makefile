@@ -1,0 +1,39 @@
+# make demo    sets up .venv once and reconstructs the demo studies; ends by naming the page to open
+# make test    sets up the same way with what the tests need, then runs checks and tests
+# make clean   removes results and caches, keeps .venv
+
+PYTHON ?= python3
+CORES ?= all
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime-ready
+DEV := $(VENV)/.dev-ready
+
+.PHONY: demo test check clean
+.DELETE_ON_ERROR:
+
+demo: $(RUNTIME)
+	$(BIN)/snakemake --cores $(CORES) --configfile configs/demo.yaml
+	@echo "Open file://$(CURDIR)/results/index.html"
+
+test: check
+	$(BIN)/python -m pytest -q
+
+check: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/snakefmt --check Snakefile pipeline/rules
+	$(BIN)/snakemake --lint
+
+$(RUNTIME): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make demo PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(DEV): requirements-dev.txt $(RUNTIME)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf results .snakemake .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
