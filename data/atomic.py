@@ -45,14 +45,14 @@ def write_text(final: str | os.PathLike, text: str) -> None:
 
 def _replace(temporary: Path, final: Path) -> None:
     if not final.is_dir() or final.is_symlink():
-        os.replace(temporary, final)
+        temporary.replace(final)
         return
     old = final.with_name(f".old-{os.getpid()}-{secrets.token_hex(4)}-{final.name}")
-    os.replace(final, old)
+    final.replace(old)
     try:
-        os.replace(temporary, final)
+        temporary.replace(final)
     except BaseException:
-        os.replace(old, final)
+        old.replace(final)
         raise
     shutil.rmtree(old)
 
