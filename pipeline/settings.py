@@ -19,8 +19,9 @@ class CtMeasureSettings:
     bins null: one and a half times the working matrix, rounded to even; a bin is as wide as a working pixel.
     noise_of_largest_ray: root mean square noise of the line integrals as a fraction of the largest, instead of photons.
     simulation_model and reconstruction_model: ASTRA projectors; they must differ where the native grid is kept.
-    model_error: standard deviation, as a fraction of the root mean square line integral, of what the working grid
-    cannot express; it is added to the noise when weights are made, so that rays through air do not outvote the rest.
+    model_error: standard deviation of what the working grid cannot express, as a fraction of the root mean square line
+    integral; weights take it for noise, without it bright rays that graze the skin are trusted too much. The default is
+    what area-averaging 512 to 256 pixels costs in a chest, between 0.003 and 0.004.
     """
 
     source: str = "simulate"
@@ -37,7 +38,7 @@ class CtMeasureSettings:
     mu_water_per_mm: float = 0.0192
     simulation_model: str = "strip"
     reconstruction_model: str = "linear"
-    model_error: float = 0.0
+    model_error: float = 0.003
     seed: int = 0
 
 

@@ -1,0 +1,67 @@
+"""Stage `baseline`: a classical reconstruction of a measurement, with its cost beside it."""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.atomic import write_text
+from data.errors import InputError
+from data.nifti import write_volume
+from pipeline.cli import json_object, main_wrapper
+from pipeline.machine import peak_memory_mb
+from pipeline.problem import load_problem
+from pipeline.settings import require_choice
+from solvers.classical.registry import CLASSICAL
+
+
+def run(measurement: Path, method: str, out: Path, section: dict[str, Any]) -> None:
+    """Write OUT (NIfTI on the working grid; HU or magnitude) and OUT's .json: method, settings, seconds, chi2 and so on.
+
+    Settings are the method's own; a key "modality" is allowed and not used.
+    """
+    require_choice(method, tuple(CLASSICAL), "baselines")
+    if not out.name.endswith(".nii.gz"):
+        raise InputError(f"{out}: baselines are written as .nii.gz; name the output so.")
+    settings = {key: value for key, value in section.items() if key != "modality"}
+    problem, units = load_problem(measurement)
+    began = time.perf_counter()
+    with torch.inference_mode():
+        volume = CLASSICAL[method](problem, settings)
+    seconds = time.perf_counter() - began
+    array = units.to_physical(volume)
+    if not np.isfinite(array).all():
+        raise InputError(f"{out}: {method} diverged with these settings; choose a larger weight.")
+    record = {
+        "method": method,
+        "settings": settings,
+        "units": units.name,
+        "seconds": seconds,
+        "peak_mem_mb": peak_memory_mb(),
+        "chi2": float(problem.chi2(volume)),
+        "nfe": 0,
+        "heldout_error": units.heldout.error(volume) if units.heldout else None,
+    }
+    write_volume(out, array, units.affine, np.float32, f"{method} reconstruction, {units.name}")
+    write_text(out.with_name(out.name.removesuffix(".nii.gz") + ".json"), json.dumps(record, indent=1) + "\n")
+
+
+@main_wrapper
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.baseline", description=__doc__)
+    parser.add_argument("--measurement", type=Path, required=True, help="folder with measurement.safetensors")
+    parser.add_argument("--method", required=True, help="one of the classical methods")
+    parser.add_argument("--out", type=Path, required=True, help="NIfTI file to write, .nii.gz; a .json lies beside it")
+    parser.add_argument("--settings", default="{}", help="JSON object: the method's settings")
+    arguments = parser.parse_args(argv)
+    run(arguments.measurement, arguments.method, arguments.out, json_object(arguments.settings))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,83 @@
+"""Stage `measure`: simulates the measurement of a series with the cohort's operator and noise, or adopts measured data."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.errors import InputError
+from data.nifti import read_volume, write_volume
+from pipeline.cli import json_object, main_wrapper
+from pipeline.measure_ct import simulate_ct
+from pipeline.measure_mr import adopt_mr, simulate_mr
+from pipeline.measurement import Measurement, read_tensors, write_measurement
+from pipeline.settings import CtMeasureSettings, MrMeasureSettings, build, require_choice
+
+
+def measure(series: Path, section: dict[str, Any]) -> tuple[Measurement, np.ndarray | None]:
+    """(measurement, truth (z y x) or None) of an ingested series; InputError for what cannot be measured so."""
+    section = dict(section)
+    modality = section.pop("modality", None) or series_modality(series)
+    require_choice(modality, ("ct", "mr"), "modality")
+    source = section.get("source", "simulate")
+    require_choice(source, ("simulate",) if modality == "ct" else ("simulate", "measured"), "measure.source")
+    if source == "measured":
+        settings = build(MrMeasureSettings, section, "measure")
+        kspace, affine = read_kspace(series)
+        return adopt_mr(kspace, affine, settings, str(series)), None
+    path = series / "volume.nii.gz"
+    if not path.is_file():
+        advice = "set measure.source to measured" if (series / "kspace.safetensors").is_file() else "ingest it first"
+        raise InputError(f"{path}: no such volume to simulate from; {advice}.")
+    volume = read_volume(path)
+    if not np.isfinite(volume.array_zyx).all():
+        raise InputError(f"{path}: holds values that are not finite; leave this series out.")
+    if modality == "ct":
+        return simulate_ct(volume, build(CtMeasureSettings, section, "measure"), str(path))
+    return simulate_mr(volume, build(MrMeasureSettings, section, "measure"), str(path))
+
+
+def series_modality(series: Path) -> str:
+    """Modality ("ct" or "mr") as the manifest beside the series says; k-space is MR whatever it says."""
+    if (series / "kspace.safetensors").is_file():
+        return "mr"
+    manifest = series.parent / "manifest.json"
+    try:
+        rows = json.loads(manifest.read_text(encoding="utf-8"))["series"]
+        return next(row["modality"].lower() for row in rows if row["series"] == series.name)
+    except (OSError, ValueError, KeyError, StopIteration) as error:
+        raise InputError(f"{manifest}: says nothing about series {series.name}; ingest the study again.") from error
+
+
+def read_kspace(series: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(k-space (z coils y x), affine) that ingest wrote."""
+    path = series / "kspace.safetensors"
+    tensors, metadata = read_tensors(path)
+    kspace = tensors["kspace"]
+    if kspace.ndim != 4:
+        raise InputError(f"{path}: k-space has {kspace.ndim} axes and not (z coils y x); ingest the study again.")
+    return kspace, np.asarray(metadata["affine"], dtype=np.float64)
+
+
+@main_wrapper
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.measure", description=__doc__)
+    parser.add_argument("--input", type=Path, required=True, help="ingested series: volume.nii.gz or kspace.safetensors")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--settings", default="{}", help="JSON object: the cohort's `measure` section, and its modality")
+    arguments = parser.parse_args(argv)
+    measurement, truth = measure(arguments.input, json_object(arguments.settings))
+    truth_path = arguments.out / "truth.nii.gz"
+    if truth is None:
+        truth_path.unlink(missing_ok=True)
+    else:
+        write_volume(truth_path, truth, measurement.affine, np.float32, "what the measurement was simulated from")
+    write_measurement(arguments.out, measurement)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

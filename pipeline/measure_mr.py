@@ -1,0 +1,160 @@
+"""MR measurements: simulated from a magnitude volume, or adopted from measured k-space."""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.errors import InputError
+from data.volume import Volume, spacing_of
+from operators.coils import estimate_sensitivities, simulate_sensitivities, simulate_smooth_phase
+from operators.fourier import fft2, ifft2
+from operators.noise import gaussian_noise
+from operators.sampling_masks import equispaced_1d, poisson_disc_2d, random_1d
+from pipeline import kspace as ks
+from pipeline.measure_ct import area_average, regrid_affine
+from pipeline.measurement import Measurement, pack_kspace
+from pipeline.seeds import generator, numpy_generator
+from pipeline.settings import MrMeasureSettings, require_choice, require_range
+
+MASKS = {"random_1d": random_1d, "equispaced_1d": equispaced_1d, "poisson_disc_2d": poisson_disc_2d}
+MIN_CALIBRATION = 6
+
+
+def simulate_mr(volume: Volume, settings: MrMeasureSettings, name: str) -> tuple[Measurement, np.ndarray]:
+    """(measurement, truth (z y x): magnitude of the noiseless image on the working grid) of a magnitude volume.
+
+    Smooth phase and coil sensitivities are put on the native grid, k-space is its FFT cropped to the working matrix,
+    sampled on a mask, with complex Gaussian noise of noise_fraction times the truth's 99.5th percentile in each part.
+    """
+    _check(settings)
+    magnitude = torch.from_numpy(np.maximum(volume.array_zyx, 0).astype(np.float32))
+    slices, rows, columns = magnitude.shape
+    matrix = working_matrix(volume, settings.working_spacing_mm)
+    phase = simulate_smooth_phase((slices, rows, columns), generator(settings.seed, "mr", "phase"))
+    coils = simulate_sensitivities(settings.coils, (slices, rows, columns), generator(settings.seed, "mr", "coils"))
+    image = magnitude * torch.exp(1j * phase) if not phase.is_complex() else magnitude * phase
+    clean = torch.stack([crop_kspace(fft2(coils[z] * image[z]), matrix) for z in range(slices)])
+    known = resample_sensitivities(coils, matrix)
+    truth = torch.stack([(known[z].conj() * ifft2(clean[z])).sum(0) for z in range(slices)]).abs().numpy()
+    peak = float(np.percentile(truth, 99.5))
+    if not peak > 0:
+        raise InputError(f"{name}: the volume is empty; leave this series out.")
+    mask = MASKS[settings.mask](
+        matrix, settings.acceleration, settings.calibration_fraction, generator(settings.seed, "mr", "mask")
+    )
+    sigma = settings.noise_fraction * peak
+    noisy, _ = gaussian_noise(clean, sigma, generator(settings.seed, "mr", "noise"))
+    noisy = noisy * mask
+    sensitivities = known
+    if settings.sensitivities == "estimated":
+        sensitivities = estimated_sensitivities(noisy, mask.numpy(), name)
+    factor = (rows / matrix[0], columns / matrix[1])
+    affine = regrid_affine(volume.affine, factor, (0, 0))
+    metadata = _metadata(settings, "simulate", truth.shape, affine, np.full(settings.coils, sigma))
+    metadata["native_shape_zyx"] = [slices, rows, columns]
+    tensors = pack_kspace(noisy.numpy(), mask.numpy()) | {"sensitivities": sensitivities.numpy().astype(np.complex64)}
+    return Measurement(tensors, metadata), truth
+
+
+def adopt_mr(kspace: np.ndarray, affine: np.ndarray, settings: MrMeasureSettings, name: str) -> Measurement:
+    """Measurement from measured k-space (z coils y x), zero where not sampled; affine of its image grid.
+
+    The mask is read from the samples, the noise from the edge of k-space, the sensitivities from the calibration region;
+    a few samples are kept from the reconstruction to test it.
+    """
+    _check(settings)
+    if not np.isfinite(kspace).all():
+        raise InputError(f"{name}: k-space holds values that are not finite; export it again.")
+    kspace = ks.centre_kspace(kspace.astype(np.complex64))
+    mask = ks.sampling_mask(kspace)
+    if not mask.any(axis=(-2, -1)).all():
+        raise InputError(f"{name}: a slice has no samples at all; leave it out.")
+    sigma = ks.noise_per_coil(kspace, mask, name)
+    coils = kspace.shape[1]
+    if coils == 1:
+        sensitivities = torch.ones(kspace.shape, dtype=torch.complex64)
+    elif settings.sensitivities == "known":
+        raise InputError(f"{name}: measured k-space has no known sensitivities; set measure.sensitivities to estimated.")
+    else:
+        sensitivities = estimated_sensitivities(torch.from_numpy(kspace), mask, name)
+    calibration = ks.find_calibration(mask)
+    rng = numpy_generator(settings.seed, "mr", "holdout")
+    kept, heldout = ks.split_heldout(mask, calibration, settings.holdout_fraction, rng)
+    shape = (kspace.shape[0], *kspace.shape[2:])
+    tensors = pack_kspace(kspace, kept) | {"sensitivities": sensitivities.numpy().astype(np.complex64)}
+    if heldout.any():
+        tensors |= pack_kspace(kspace, heldout, prefix="heldout_")
+    return Measurement(tensors, _metadata(settings, "measured", shape, affine, sigma))
+
+
+def working_matrix(volume: Volume, working_spacing_mm: float | None) -> tuple[int, int]:
+    """(rows, columns): the native ones, or the even numbers whose pixels come nearest to the spacing, never more."""
+    _, rows, columns = volume.array_zyx.shape
+    if working_spacing_mm is None:
+        return rows, columns
+    _, row_mm, column_mm = volume.spacing_mm
+
+    def nearest(count: int, spacing_mm: float) -> int:
+        return min(count, 2 * max(round(count * spacing_mm / working_spacing_mm / 2), 4))
+
+    return nearest(rows, row_mm), nearest(columns, column_mm)
+
+
+def crop_kspace(kspace: torch.Tensor, matrix: tuple[int, int]) -> torch.Tensor:
+    """Centre of k-space (... y x) on a smaller matrix, scaled so that an orthonormal inverse keeps the intensities."""
+    rows, columns = kspace.shape[-2:]
+    top, left = rows // 2 - matrix[0] // 2, columns // 2 - matrix[1] // 2
+    scale = math.sqrt(matrix[0] * matrix[1] / (rows * columns))
+    return kspace[..., top : top + matrix[0], left : left + matrix[1]] * scale
+
+
+def resample_sensitivities(coils: torch.Tensor, matrix: tuple[int, int]) -> torch.Tensor:
+    """Sensitivities (z coils y x) averaged over the pixels of a coarser grid, with sum_c |S_c|^2 = 1 again."""
+    if tuple(coils.shape[-2:]) == matrix:
+        return coils
+    flat = coils.flatten(0, 1).numpy()
+    real, imaginary = area_average(flat.real, matrix), area_average(flat.imag, matrix)
+    smooth = torch.from_numpy(real + 1j * imaginary).to(torch.complex64).unflatten(0, coils.shape[:2])
+    return smooth / smooth.abs().square().sum(1, keepdim=True).sqrt().clamp_min(1e-6)
+
+
+def estimated_sensitivities(kspace: torch.Tensor, mask: np.ndarray, name: str) -> torch.Tensor:
+    """Sensitivities (z coils y x) from the calibration region of k-space; InputError where there is none."""
+    rows, columns = ks.find_calibration(mask)
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    if min(height, width) < MIN_CALIBRATION:
+        raise InputError(
+            f"{name}: the fully sampled centre of k-space has {height} by {width} samples, too few to estimate coil "
+            f"sensitivities from; measure at least {MIN_CALIBRATION} by {MIN_CALIBRATION}."
+        )
+    return estimate_sensitivities(kspace, (rows, columns))
+
+
+def _metadata(
+    settings: MrMeasureSettings, source: str, shape: tuple[int, ...], affine: np.ndarray, sigma: np.ndarray
+) -> dict[str, Any]:
+    return {
+        "modality": "mr",
+        "source": source,
+        "units": "arbitrary",
+        "affine": np.asarray(affine).tolist(),
+        "spacing_mm": list(spacing_of(affine)),
+        "shape_zyx": [int(size) for size in shape],
+        "noise": {"kind": "gaussian", "sigma_per_coil": [float(value) for value in sigma]},
+        "settings": asdict(settings),
+    }
+
+
+def _check(settings: MrMeasureSettings) -> None:
+    require_choice(settings.mask, tuple(MASKS), "measure.mask")
+    require_choice(settings.sensitivities or "known", ("known", "estimated"), "measure.sensitivities")
+    require_range(settings.coils, 1, 256, "measure.coils")
+    require_range(settings.acceleration, 1, 100, "measure.acceleration")
+    require_range(settings.calibration_fraction, 0, 1, "measure.calibration_fraction")
+    require_range(settings.noise_fraction, 1e-6, 1, "measure.noise_fraction")
+    require_range(settings.holdout_fraction, 0, 0.5, "measure.holdout_fraction")
+    spacing = settings.working_spacing_mm
+    require_range(1.0 if spacing is None else spacing, 0.05, 50, "measure.working_spacing_mm")

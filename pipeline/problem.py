@@ -1,0 +1,168 @@
+"""From a measurement file to the inverse problem that solvers and baselines work on, in normalised units.
+
+CT: u = HU/1000 and p = mu R(1 + u), so with A = R/|R| the data y = (p/mu - R 1)/|R| are linear in u, and
+var(y) = var(p)/(mu |R|)^2. MR: u = image/scale with scale the 99.5th percentile of the CG-SENSE start's magnitude;
+A = (mask F S)/|A|, y = k-space/(scale |A|). Weights are inverse variances of y, per real component.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.errors import InputError
+from operators.cartesian_mri import CartesianMri
+from operators.ct_geometry import ImageGrid, beam_from_dict
+from operators.ct_projector import CtProjector
+from operators.finite_difference import Gradient3D
+from operators.linear import LinearOperator
+from operators.norm import Normalised, operator_norm
+from pipeline.measurement import Measurement, read_measurement, unpack_kspace
+from pipeline.seeds import generator
+from solvers.conjugate_gradient import conjugate_gradient
+from solvers.problem import Problem
+
+CT_SIGMA_INIT = 0.5
+MR_SIGMA_INIT = 0.3
+CT_SMOOTHNESS = 0.003
+CT_ITERATIONS = 30
+MR_RIDGE = 1e-3
+MR_ITERATIONS = 10
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Measured samples that the reconstruction does not see, in normalised units."""
+
+    A: LinearOperator
+    y: Tensor
+
+    def error(self, x: Tensor) -> float:
+        """|y - A x| / |y| over the samples kept back, for a volume (z y x) in normalised units."""
+        return float(torch.linalg.vector_norm(self.y - self.A(x)) / torch.linalg.vector_norm(self.y))
+
+
+@dataclass(frozen=True)
+class Units:
+    """How a normalised volume becomes a physical one, and where it lies. `scale`: physical over normalised."""
+
+    modality: str
+    scale: float
+    affine: np.ndarray
+    name: str
+    heldout: HeldOut | None = None
+
+    def to_physical(self, x: Tensor) -> np.ndarray:
+        """(z y x) float32: HU for CT, magnitude in the scanner's units for MR."""
+        values = x.abs() if x.is_complex() else x
+        return (self.scale * values).detach().cpu().numpy().astype(np.float32)
+
+
+def load_problem(directory: Path, device: str = "cpu") -> tuple[Problem, Units]:
+    """Problem and units of DIR/measurement.safetensors, on a device; InputError for a damaged or too large one."""
+    measurement = read_measurement(Path(directory))
+    problem, units = _ct_problem(measurement) if measurement.modality == "ct" else _mr_problem(measurement)
+    if device == "cpu":
+        return problem, units
+    heldout = units.heldout and HeldOut(units.heldout.A.to(device), units.heldout.y.to(device))
+    return problem.to(device), replace(units, heldout=heldout)
+
+
+def smooth_start(A: LinearOperator, y: Tensor, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """argmin_x |y - A x|^2_V / 2 + lambda |D x|^2 / 2 with D the 3D gradient, then no voxel below air (-1).
+
+    V = min(W, w) / w with w the tenth percentile of W: starved rays count less, the others alike, which thirty steps of
+    conjugate gradients can solve where W itself, with rays through air, would need hundreds.
+    """
+    gradient = Gradient3D()
+    level = float(np.quantile(weights.numpy(), 0.1))
+    even = weights.clamp(max=level) / level
+
+    def matvec(x: Tensor) -> Tensor:
+        return A.adjoint(even * A(x)) + CT_SMOOTHNESS * gradient.adjoint(gradient(x))
+
+    b = A.adjoint(even * y)
+    return conjugate_gradient(matvec, b, torch.zeros(shape, dtype=b.dtype), CT_ITERATIONS, 1e-3).clamp_(min=-1)
+
+
+def cg_sense_start(A: LinearOperator, y: Tensor, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """argmin_x |y - A x|^2_W + lambda |x|^2 with lambda = MR_RIDGE * max(W), by CG."""
+    ridge = MR_RIDGE * float(weights.max())
+    b = A.adjoint(weights * y)
+    start = torch.zeros(shape, dtype=b.dtype)
+    return conjugate_gradient(lambda x: A.adjoint(weights * A(x)) + ridge * x, b, start, MR_ITERATIONS, 1e-4)
+
+
+def _ct_problem(measurement: Measurement) -> tuple[Problem, Units]:
+    meta, shape = measurement.metadata, measurement.shape_zyx
+    grid, beam = ImageGrid.from_dict(meta["grid"]), beam_from_dict(meta["beam"])
+    try:
+        projector = CtProjector(grid, beam, model=meta["model"])
+    except ValueError as error:
+        raise InputError(f"measure: {error}") from error
+    one_slice = (1, *shape[1:])
+    norm = operator_norm(projector, one_slice, torch.float32, generator(0, "operator norm"))
+    A = Normalised(projector, norm)
+    mu = meta["mu_water_per_mm"]
+    integrals = torch.from_numpy(measurement.tensors["line_integrals"])
+    water = projector(torch.ones(one_slice))
+    y = (integrals / mu - water) / norm
+    weights = torch.from_numpy(measurement.tensors["weights"]) * (mu * norm) ** 2
+    x_init = smooth_start(A, y, weights, shape)
+    units = Units("ct", 1000.0, measurement.affine, "HU")
+    problem = Problem(
+        A=A,
+        y=y,
+        weights=weights,
+        x_init=x_init,
+        sigma_init=CT_SIGMA_INIT,
+        spacing_mm=measurement.spacing_mm,
+        shape=shape,
+        dtype=torch.float32,
+        geometry={"grid": grid, "beam": beam, "norm": norm},
+    )
+    return problem, units
+
+
+def _mr_problem(measurement: Measurement) -> tuple[Problem, Units]:
+    shape = measurement.shape_zyx
+    kspace, mask = unpack_kspace(measurement.tensors)
+    sensitivities = torch.from_numpy(measurement.tensors["sensitivities"])
+    acquisition = CartesianMri(torch.from_numpy(mask), sensitivities)
+    norm = _mr_norm(torch.from_numpy(mask), sensitivities)
+    A = Normalised(acquisition, norm)
+    sigma = torch.tensor(measurement.metadata["noise"]["sigma_per_coil"], dtype=torch.float32)
+    sampled = torch.from_numpy(mask if mask.ndim == 3 else mask[None])[:, None]
+    weights = sampled * (norm / sigma[None, :, None, None]) ** 2
+    y = torch.from_numpy(kspace) / norm
+    start = cg_sense_start(A, y, weights, shape)
+    scale = float(np.percentile(start.abs().numpy(), 99.5))
+    if not scale > 0:
+        raise InputError("measurement.safetensors: its CG-SENSE image is empty; leave this series out.")
+    heldout = None
+    if "heldout_mask" in measurement.tensors:
+        samples, kept = unpack_kspace(measurement.tensors, "heldout_")
+        operator = Normalised(CartesianMri(torch.from_numpy(kept), sensitivities), norm)
+        heldout = HeldOut(operator, torch.from_numpy(samples) / (norm * scale))
+    problem = Problem(
+        A=A,
+        y=y / scale,
+        weights=weights * scale**2,
+        x_init=start / scale,
+        sigma_init=MR_SIGMA_INIT,
+        spacing_mm=measurement.spacing_mm,
+        shape=shape,
+        dtype=torch.complex64,
+    )
+    return problem, Units("mr", scale, measurement.affine, "arbitrary", heldout)
+
+
+def _mr_norm(mask: Tensor, sensitivities: Tensor) -> float:
+    """|A| from the middle slice: every slice has sum_c |S_c|^2 <= 1 and so the same bound, attained by smooth images."""
+    middle = sensitivities.shape[0] // 2
+    chosen = mask if mask.ndim == 2 else mask[middle : middle + 1]
+    one = CartesianMri(chosen, sensitivities[middle : middle + 1])
+    shape = (1, *sensitivities.shape[2:])
+    return operator_norm(one, shape, torch.complex64, generator(0, "operator norm"))
