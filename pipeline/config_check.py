@@ -98,6 +98,10 @@ def _sentence(error: ValidationError, schema: dict) -> str:
                 "exclusiveMaximum": "less than",
             }[error.validator]
             return f"{where} must be {bound} {error.validator_value:g}, not {value:g}."
+        case "minItems" if not value:
+            return f"{where} must not be empty."
+        case "uniqueItems":
+            return f"{where} names something twice: {', '.join(map(str, value))}."
         case "oneOf" if where.endswith("slices"):
             return f"{where} must be null or two whole numbers [first, last], not {value!r}."
         case _:

@@ -117,8 +117,9 @@ def results_folder():
 
 def say_where(log):
     failures.clear(results_folder())
-    if PLAN.studies:
-        print(f"Done. Open {results_folder() / 'index.html'}", file=sys.stderr)
+    index = results_folder() / "index.html"
+    if PLAN.studies and index.exists():
+        print(f"Done. Open {index}", file=sys.stderr)
     if PLAN.training:
         print(f"Done. The prior is in {PLAN.training.out}", file=sys.stderr)
 
