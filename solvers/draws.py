@@ -17,10 +17,16 @@ class Draws:
     """
 
     seed: int
+    prefix: tuple[int | str, ...] = ()
+
+    def child(self, *tags: int | str) -> Draws:
+        """Draws that put `tags` before the tags of every call (one sample of several, say)."""
+        return Draws(self.seed, (*self.prefix, *tags))
 
     def generator(self, *tags: int | str) -> torch.Generator:
         """CPU generator seeded by SHA-256 of the seed and the tags."""
-        key = "\x1f".join([f"i{int(self.seed)}", *(f"{'s' if isinstance(t, str) else 'i'}{t}" for t in tags)])
+        parts = [self.seed, *self.prefix, *tags]
+        key = "\x1f".join(f"{'s' if isinstance(part, str) else 'i'}{part}" for part in parts)
         digest = hashlib.sha256(key.encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 

@@ -46,7 +46,7 @@ class State:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             save_file(tensors, temporary, metadata={"state": json.dumps(header)})
-            os.replace(temporary, path)
+            temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -56,7 +56,7 @@ class State:
         try:
             with safe_open(str(path), framework="pt", device=str(device)) as file:
                 header = json.loads((file.metadata() or {})["state"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             for name in header["complex"]:
                 tensors[name] = torch.view_as_complex(tensors[name].contiguous())
             state = cls(

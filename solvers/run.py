@@ -1,0 +1,109 @@
+"""Runs one sample of one solver: progress, checkpoints, resume, cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from solvers.draws import Draws
+from solvers.problem import Problem
+from solvers.registry import find_solver, solver_settings
+from solvers.state import State
+
+if TYPE_CHECKING:
+    from models.prior import SlicePrior
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """What one run gave and cost.
+
+    estimate (z y x) in prior units; network_calls and chi2 of the whole run; seconds of this process only, without what
+    an interrupted one spent; peak_mem_mb of the process (CPU) or of the device (CUDA).
+    """
+
+    estimate: Tensor
+    network_calls: int
+    seconds: float
+    chi2: float
+    peak_mem_mb: float
+
+
+def run_solver(
+    name: str,
+    problem: Problem,
+    prior: SlicePrior,
+    settings: Any = None,
+    seed: int = 0,
+    sample: int | str = 0,
+    checkpoint: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> RunResult:
+    """Run solver `name` to its last level.
+
+    settings    the solver's settings object, or a mapping of settings, or None for the defaults
+    sample      which of several independent runs of the same seed
+    checkpoint  file that is rewritten after every level and removed at the end; a file left by an interrupted run with
+                the same settings and data is taken up, any other is ignored and overwritten
+    progress    called with (levels done, levels in all), first with what a checkpoint already had
+
+    Raises SettingsError for unknown names and settings. A resumed run gives the same bits as an unbroken one.
+    """
+    solver = find_solver(name)
+    if settings is None or isinstance(settings, Mapping):
+        settings = solver_settings(name, settings)
+    began = time.perf_counter()
+    if problem.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(problem.device)
+    key = _run_key(name, settings, seed, sample, problem, prior) if checkpoint else ""
+    state = _resume(checkpoint, key, problem.device)
+    report = progress or (lambda done, total: None)
+    report(state.level if state else 0, settings.levels)
+    with torch.no_grad():
+        levels = solver.function(problem, prior, settings, Draws(seed).child(sample), state)
+        for state in levels:
+            if checkpoint:
+                state.save(checkpoint, key)
+            report(state.level, settings.levels)
+        chi2 = problem.chi2(state.estimate)
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+    seconds = time.perf_counter() - began
+    return RunResult(state.estimate, state.network_calls, seconds, chi2, peak_memory_mb(problem.device))
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Largest memory so far in MiB: resident set of the process, or allocations on a CUDA device."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _resume(checkpoint: Path | None, key: str, device: torch.device) -> State | None:
+    if checkpoint is None or not checkpoint.exists():
+        return None
+    try:
+        return State.load(checkpoint, key, device)
+    except ValueError:
+        return None
+
+
+def _run_key(name: str, settings: Any, seed: int, sample: int | str, problem: Problem, prior: SlicePrior) -> str:
+    """SHA-256 over everything that the result depends on."""
+    card = getattr(prior, "card", {})
+    described = [name, dataclasses.asdict(settings), seed, sample, problem.spacing_mm, problem.sigma_init, card]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
+    for tensor in (problem.y, problem.weights, problem.x_init):
+        values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        digest.update(values.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
