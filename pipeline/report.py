@@ -1,0 +1,169 @@
+"""Stage `report`: one self-contained page a series, and results/index.html that lists them.
+
+A page holds its volumes, styles and scripts, opens from a file without a network, and forbids itself every connection
+(Content-Security-Policy). Beside FILE.html lie FILE.png, the same slices as a picture, and FILE_thumb.png.
+"""
+
+import argparse
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import jinja2
+
+from data.atomic import atomic_path, write_text
+from data.errors import InputError
+from pipeline import figures, report_index, report_metrics, report_page
+from pipeline.cli import json_object, main_wrapper
+from pipeline.report_series import ReportSeries, load_series
+
+ASSETS = Path(__file__).parent / "report_assets"
+SCRIPTS = ("codec.js", "viewer.js", "page.js")
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "connect-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'"
+)
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """max_mb bounds a page's size; solvers and baselines choose and order what is shown (all that is there if null)."""
+
+    max_mb: float = 40.0
+    solvers: tuple[str, ...] | None = None
+    baselines: tuple[str, ...] | None = None
+
+
+def settings_from(section: dict) -> ReportSettings:
+    """Settings from the JSON object. Raises InputError for an unknown key or a wrong type."""
+    known = {"max_mb", "solvers", "baselines"}
+    if unknown := sorted(set(section) - known):
+        raise InputError(f"report: unknown setting '{unknown[0]}'; the keys are {', '.join(sorted(known))}.")
+    max_mb = section.get("max_mb", 40.0)
+    if isinstance(max_mb, bool) or not isinstance(max_mb, int | float) or not max_mb > 0:
+        raise InputError(f"report.max_mb: {max_mb!r} is not a number above 0; correct it in the config.")
+    names = {}
+    for key in ("solvers", "baselines"):
+        value = section.get(key)
+        if value is not None and not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+            raise InputError(f"report.{key}: {value!r} is not a list of names; correct it in the config.")
+        names[key] = None if value is None else tuple(value)
+    return ReportSettings(float(max_mb), **names)
+
+
+def render_page(series: ReportSeries, max_mb: float, montage_png: bytes | None) -> str:
+    """The page's HTML. Everything that comes from files is escaped."""
+    room = max_mb - len(montage_png or b"") * 4 / 3e6
+    packed, factor = report_page.pack_volumes(series, room)
+    columns, rows = report_metrics.table(series)
+    return _environment().get_template("page.html.j2").render(
+        **_shared(),
+        series=series,
+        facts=report_page.facts(series, factor),
+        columns=columns,
+        rows=rows,
+        planes=list(dict.fromkeys(row.plane for row in rows)),
+        metrics_caption=report_page.metrics_caption(series),
+        headlines=report_metrics.headlines(series),
+        provenance=series.provenance,
+        montage=_data_uri(montage_png) if montage_png else "",
+        shrunk=report_page.shrunk_sentence(series, factor),
+        rounding=report_page.rounding_sentence(series),
+        interval_percent=f"{100 * (series.interval or 0.9):.0f} %",
+        packed=packed,
+        data=report_page.script_json(report_page.viewer_data(series, factor)),
+        niivue="0.69.0, BSD-2-Clause",
+        niivue_js=_asset("vendor/niivue/niivue.umd.js").replace("</script", "<\\/script"),
+        licence=_asset("vendor/niivue/LICENSE") + "\n" + _asset("vendor/niivue/THIRD_PARTY_LICENSES.txt"),
+        script="\n".join(_asset(name) for name in SCRIPTS),
+    )
+
+
+def write_page(folder: Path, out: Path, labels: tuple[str, str, str], settings: ReportSettings) -> None:
+    """Write FILE.html, FILE.png and FILE_thumb.png for the series in `folder`; labels are (cohort, study, series)."""
+    series = load_series(folder, labels, settings.solvers, settings.baselines)
+    window = report_page.default_window(series)
+    ranges = report_page.std_range(series), report_page.error_range(series)
+    montage = figures.montage(series, (window.low, window.high), *ranges)
+    _write_bytes(out.with_suffix(".png"), montage)
+    _write_bytes(out.with_name(f"{out.stem}_thumb.png"), figures.thumbnail(series, (window.low, window.high), ranges[0]))
+    write_text(out, render_page(series, settings.max_mb, montage))
+
+
+def write_index(results: Path, out: Path) -> None:
+    """Write the list of cohorts, studies and series under `results`, with what failed and why."""
+    if not results.is_dir():
+        raise InputError(f"{results} is not a folder: give the results folder of a run.")
+    cohorts, failures = report_index.collect(results, out.parent)
+    text = _environment().get_template("index.html.j2").render(
+        **_shared(),
+        cohorts=cohorts,
+        failures=failures,
+        counts=report_index.counts(cohorts, failures),
+        summary="summary.tsv" if (out.parent / "summary.tsv").is_file() else "",
+    )
+    write_text(out, text)
+
+
+def _shared() -> dict[str, str]:
+    style = re.sub(r"\n\s*", "\n", _asset("style.css"))
+    return {"policy": POLICY, "style": style, "mark": _asset("mark.svg").strip(), "version": _version()}
+
+
+def _version() -> str:
+    try:
+        return metadata.version("sliceweave")
+    except metadata.PackageNotFoundError:
+        return re.search(r'^version = "(.+)"$', _project_file(), re.MULTILINE)[1]
+
+
+def _project_file() -> str:
+    return (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@main_wrapper
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.report", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    page = commands.add_parser("page", help="write the page of one series")
+    page.add_argument("--series-dir", type=Path, required=True, help="results/<cohort>/<study>/<series>")
+    page.add_argument("--out", type=Path, required=True, help="page to write, .html")
+    for name in ("cohort", "study", "series"):
+        page.add_argument(f"--{name}", required=True)
+    page.add_argument("--settings", default="{}", help='JSON object, e.g. {"max_mb": 40, "solvers": ["pam"]}')
+    index = commands.add_parser("index", help="write the list of all series")
+    index.add_argument("--results", type=Path, required=True, help="results folder")
+    index.add_argument("--out", type=Path, required=True, help="page to write, .html")
+    arguments = parser.parse_args(argv)
+    if arguments.command == "index":
+        write_index(arguments.results, arguments.out)
+    else:
+        labels = (arguments.cohort, arguments.study, arguments.series)
+        write_page(arguments.series_dir, arguments.out, labels, settings_from(json_object(arguments.settings)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

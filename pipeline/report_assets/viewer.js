@@ -1,0 +1,193 @@
+// Views: one NiiVue canvas each, linked by crosshair, pan, zoom and rotation.
+
+const SLICE = { axial: 0, coronal: 1, sagittal: 2, render: 4 };
+const MAPS = {
+  image: ["#000000", "#ffffff"],
+  std: ["#000004", "#1f0c48", "#550f6d", "#88226a", "#ba3655", "#e35933", "#f98e09", "#f9cb35", "#fcffa4"],
+  error: ["#9fd6ff", "#3f9be6", "#1c4f8a", "#0b0d10", "#8a4413", "#ec8a2b", "#ffdca8"],
+};
+
+function channel(colours, at) {
+  return colours.map((colour) => parseInt(colour.slice(at, at + 2), 16));
+}
+
+// NiiVue colour map with stops evenly spaced; alpha matters in 3D alone, where the neutral value must vanish.
+function colourMap(kind) {
+  const colours = MAPS[kind];
+  const last = colours.length - 1;
+  const stops = colours.map((_, i) => Math.round((255 * i) / last));
+  const alpha = stops.map((s) => (kind === "error" ? Math.round(Math.abs(s - 127.5) * 1.2) : Math.round(s * 0.5)));
+  return { R: channel(colours, 1), G: channel(colours, 3), B: channel(colours, 5), A: alpha, I: stops };
+}
+
+function registerMaps(nv) {
+  for (const kind of Object.keys(MAPS)) nv.addColormap(`sw-${kind}`, colourMap(kind));
+}
+
+const OPTIONS = {
+  backColor: [0, 0, 0, 1], crosshairColor: [0.38, 0.79, 0.74, 0.75], crosshairWidth: 1, crosshairWidthUnit: "voxels",
+  crosshairGap: 6, fontColor: [0.72, 0.78, 0.82, 1], fontMinPx: 12, fontSizeScaling: 0.2, isRadiologicalConvention: true,
+  show3Dcrosshair: false, multiplanarShowRender: 0, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
+  dragAndDropEnabled: false, loadingText: "", logLevel: "silent", isColorbar: false,
+  mouseEventConfig: { leftButton: { primary: 8, withShift: 3 }, rightButton: 0, centerButton: 3 },
+};
+
+// Tiles (fractions of the canvas) that show the three planes at one common scale, as large as fits.
+function planeTiles(data, width, height) {
+  const gap = 3;
+  const mm = [0, 1, 2].map((axis) => data.shape_xyz[axis] * Math.hypot(...data.affine.slice(0, 3).map((row) => row[axis])));
+  const [x, y, z] = mm;
+  if (data.shape_xyz[2] < 4) return [{ sliceType: SLICE.axial, position: [0, 0, 1, 1] }];
+  const layouts = [
+    { size: [Math.max(x, y), y + 2 * z], gaps: [0, 2], at: [[0, 0, 0, 0], [0, y, 0, 1], [0, y + z, 0, 2]] },
+    { size: [x + y, y + z], gaps: [1, 1], at: [[0, z, 0, 1], [0, 0, 0, 0], [x, 0, 1, 0]] },
+    { size: [x + Math.max(x, y), Math.max(y, 2 * z)], gaps: [1, 1], at: [[0, 0, 0, 0], [x, 0, 1, 0], [x, z, 1, 1]] },
+  ];
+  const scaleOf = ({ size, gaps }) => Math.min((width - gap * gaps[0]) / size[0], (height - gap * gaps[1]) / size[1]);
+  const best = layouts.reduce((a, b) => (scaleOf(b) > scaleOf(a) + 1e-9 ? b : a));
+  const scale = scaleOf(best);
+  const left = (width - best.size[0] * scale - gap * best.gaps[0]) / 2;
+  const top = (height - best.size[1] * scale - gap * best.gaps[1]) / 2;
+  const sizes = [[x, y], [x, z], [y, z]];
+  return ["axial", "coronal", "sagittal"].map((plane, i) => {
+    const [px, py, gx, gy] = best.at[i];
+    const box = [left + px * scale + gap * gx, top + py * scale + gap * gy, sizes[i][0] * scale, sizes[i][1] * scale];
+    return { sliceType: SLICE[plane], position: [box[0] / width, box[1] / height, box[2] / width, box[3] / height] };
+  });
+}
+
+class View {
+  // root: the element to fill; store: volumes; state: what all views share (window, plane, overlay).
+  constructor(root, store, state) {
+    Object.assign(this, { root, store, state, key: null });
+    this.canvas = root.querySelector("canvas");
+    this.nv = new niivue.Niivue(OPTIONS);
+  }
+
+  async open(key) {
+    await this.nv.attachToCanvas(this.canvas, false);
+    registerMaps(this.nv);
+    this.nv.opts.multiplanarShowRender = 0;
+    await this.show(key);
+  }
+
+  async image(key, map, opacity) {
+    const image = await niivue.NVImage.new(await this.store.nifti(key), `${key}.nii`, map, opacity);
+    image.name = "";
+    return image;
+  }
+
+  // Runs changes that would each draw, and draws once at the end.
+  quietly(change) {
+    if (Object.hasOwn(this.nv, "drawScene")) return change();
+    this.nv.drawScene = () => {};
+    try {
+      change();
+    } finally {
+      delete this.nv.drawScene;
+    }
+    this.nv.drawScene();
+  }
+
+  async show(key) {
+    this.key = key;
+    const kind = this.store.kind(key);
+    const image = await this.image(key, `sw-${kind}`, 1);
+    if (this.key !== key) return;
+    this.setRange(image, kind);
+    this.quietly(() => {
+      const position = this.nv.volumes.length ? [...this.nv.scene.crosshairPos] : null;
+      while (this.nv.volumes.length) this.nv.removeVolumeByIndex(this.nv.volumes.length - 1);
+      this.nv.addVolume(image);
+      if (position) this.nv.scene.crosshairPos = position;
+      this.layout();
+    });
+    await this.overlay();
+  }
+
+  takesOverlay(key) {
+    return Boolean(this.state.std) && key === this.store.data.shown;
+  }
+
+  setRange(image, kind) {
+    const { std, error } = this.store.data.ranges;
+    const { low, high } = this.state.window;
+    [image.cal_min, image.cal_max] = { std: [0, std], error: [-error, error], image: [low, high] }[kind];
+  }
+
+  range() {
+    const volume = this.nv.volumes[0];
+    return [volume.cal_min, volume.cal_max];
+  }
+
+  // Applies the shared window to an image; std and error keep their own range.
+  window() {
+    if (!this.nv.volumes.length || this.store.kind(this.key) !== "image") return;
+    this.setRange(this.nv.volumes[0], "image");
+    this.nv.updateGLVolume();
+  }
+
+  // Lays std over the shown reconstruction; the second volume exists only once the overlay has been asked for.
+  async overlay() {
+    const { opacity, threshold } = this.state.overlay;
+    if (!this.takesOverlay(this.key) || (!opacity && this.nv.volumes.length < 2)) return;
+    const key = this.key;
+    const { std } = this.store.data.ranges;
+    const volume = this.nv.volumes[1] ?? (await this.image(this.state.std, "sw-std", opacity));
+    if (this.key !== key) return;
+    volume.colormapType = 1;
+    volume.opacity = this.state.overlay.opacity;
+    [volume.cal_min, volume.cal_max] = [Math.max(threshold, 1e-6 * std), std];
+    this.quietly(() => (this.nv.volumes.length < 2 ? this.nv.addVolume(volume) : this.nv.updateGLVolume()));
+  }
+
+  layout() {
+    const { plane } = this.state;
+    const box = this.canvas.getBoundingClientRect();
+    if (!this.nv.volumes.length || !box.width || !box.height) return;
+    this.quietly(() => {
+      if (plane === "planes") {
+        this.nv.setSliceType(3);
+        this.nv.setCustomLayout(planeTiles(this.store.data, box.width, box.height));
+        return;
+      }
+      this.nv.clearCustomLayout();
+      this.nv.setSliceType(plane === "render" && this.store.data.render_3d ? SLICE.render : SLICE[plane] ?? SLICE.axial);
+    });
+  }
+
+  follow(other) {
+    const [to, from] = [this.nv.scene, other.nv.scene];
+    to.crosshairPos = [...from.crosshairPos];
+    to.pan2Dxyzmm = [...from.pan2Dxyzmm];
+    to.renderAzimuth = from.renderAzimuth;
+    to.renderElevation = from.renderElevation;
+    to.volScaleMultiplier = from.volScaleMultiplier;
+    this.nv.drawScene();
+  }
+
+  zoom(factor) {
+    const { scene } = this.nv;
+    const pan = [...scene.pan2Dxyzmm];
+    pan[3] = Math.max(1, Math.min(12, pan[3] * factor));
+    if (pan[3] === 1) pan.fill(0, 0, 3);
+    scene.pan2Dxyzmm = pan;
+    scene.volScaleMultiplier = Math.max(0.5, Math.min(4, scene.volScaleMultiplier * factor));
+    this.nv.drawScene();
+  }
+
+  reset() {
+    const { scene } = this.nv;
+    scene.pan2Dxyzmm = [0, 0, 0, 1];
+    [scene.renderAzimuth, scene.renderElevation, scene.volScaleMultiplier] = [110, 10, 1];
+    scene.crosshairPos = [0.5, 0.5, 0.5];
+    this.nv.drawScene();
+  }
+
+  // Crosshair as x y z voxel indices of the page's grid.
+  voxel() {
+    const { data } = this.store;
+    const mm = this.nv.frac2mm(this.nv.scene.crosshairPos);
+    return voxelOf(data.affine, mm).map((v, i) => Math.max(0, Math.min(data.shape_xyz[i] - 1, Math.round(v))));
+  }
+}

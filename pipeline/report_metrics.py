@@ -1,0 +1,133 @@
+"""Figures of merit as tables and headlines, for people."""
+
+from dataclasses import dataclass
+
+from pipeline.report_series import METHOD_NAMES, ReportSeries, method_name
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of metrics.tsv: heading, unit, printf format, and what is better ("high", "low" or a target value)."""
+
+    name: str
+    heading: str
+    pattern: str
+    better: str | float | None
+    explanation: str
+
+
+COLUMNS = (
+    Column("psnr_db", "PSNR, dB", ".2f", "high", "peak signal-to-noise ratio against the truth; 3 dB is half the squared error"),
+    Column("ssim", "SSIM", ".3f", "high", "structural similarity with the truth; 1 is identical"),
+    Column("rmse", "RMSE", ".4g", "low", "root mean squared error"),
+    Column("coverage90", "Coverage of 90 %", ".3f", 0.9, "share of voxels whose truth lies in the 90 % interval; .90 is right"),
+    Column("calibration_ratio", "Calibration", ".2f", 1.0, "predicted over actual squared error; below 1 is over-confident"),
+    Column("crps", "CRPS", ".4g", "low", "score of the whole predicted distribution; smaller is better"),
+    Column("z_jump", "Slice jump", ".2f", 1.0, "change from slice to slice relative to the truth's; 1 is right"),
+    Column("chi2", "Residual χ²", ".3f", None, "squared distance from the measured data in noise units; near 1 is consistent"),
+    Column("heldout_error", "Held-out error", ".3f", "low", "error on measured k-space that was kept from the reconstruction"),
+    Column("nfe", "Network calls", ".0f", None, "passes of the volume through the prior"),
+    Column("seconds", "Seconds", ".1f", None, "wall time of the method"),
+    Column("peak_mem_mb", "Memory, MB", ".0f", None, "peak memory of the method"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    plane: str
+    method: str
+    shown: bool
+    cells: tuple[Cell, ...]
+
+
+def number(text: str) -> float | None:
+    """A finite number, or None."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if value == value and abs(value) != float("inf") else None
+
+
+def table(series: ReportSeries) -> tuple[list[Column], list[Row]]:
+    """Columns that hold anything, and rows in the file's order, the best of each plane and column marked."""
+    columns = [column for column in COLUMNS if any(number(row.get(column.name, "")) is not None for row in series.metrics)]
+    best = {
+        (plane, column.name): _best(column, [row for row in series.metrics if row["plane"] == plane])
+        for plane in {row["plane"] for row in series.metrics}
+        for column in columns
+    }
+    rows = [
+        Row(
+            row["plane"],
+            method_name(row["method"]),
+            row["method"] == series.shown,
+            tuple(_cell(row, column, best[row["plane"], column.name]) for column in columns),
+        )
+        for row in series.metrics
+    ]
+    return columns, rows
+
+
+def _best(column: Column, rows: list[dict[str, str]]) -> float | None:
+    values = [value for row in rows if (value := number(row.get(column.name, ""))) is not None]
+    if column.better is None or len(values) < 2:
+        return None
+    if column.better == "high":
+        return max(values)
+    return min(values, key=(lambda value: value) if column.better == "low" else lambda value: abs(value - column.better))
+
+
+def _cell(row: dict[str, str], column: Column, best: float | None) -> Cell:
+    value = number(row.get(column.name, ""))
+    return Cell("–" if value is None else format(value, column.pattern), value is not None and value == best)
+
+
+def headlines(series: ReportSeries) -> list[tuple[str, str, str]]:
+    """(figure, what it is, detail) for the cards above the table, of the shown reconstruction."""
+    return headlines_of(list(series.metrics), series.shown)
+
+
+def headlines_of(metrics: list[dict[str, str]], shown: str) -> list[tuple[str, str, str]]:
+    """As `headlines`, from the rows of a metrics.tsv and the shown method."""
+    rows = {row["plane"]: row for row in metrics if row["method"] == shown}
+    first = rows.get("axial") or rows.get("volume") or {}
+    cards = []
+    for plane in ("axial", "sagittal"):
+        if (value := number(rows.get(plane, {}).get("psnr_db", ""))) is not None:
+            cards.append((f"{value:.1f} dB", f"PSNR, {plane}", _against_baselines(metrics, plane, value)))
+    if (value := number(first.get("coverage90", ""))) is not None:
+        cards.append((f"{100 * value:.1f} %", "of voxels inside their 90 % interval", "90 % is right"))
+    if (value := number(first.get("heldout_error", ""))) is not None:
+        cards.append((f"{value:.3f}", "error on held-out k-space", "smaller is better"))
+    if (value := number(first.get("chi2", ""))) is not None:
+        cards.append((f"{value:.2f}", "residual χ² against the data", "near 1 is consistent"))
+    if (value := number(first.get("seconds", ""))) is not None:
+        calls = number(first.get("nfe", ""))
+        cards.append((_duration(value), "reconstruction time", f"{calls:.0f} network calls" if calls else ""))
+    return cards
+
+
+def _against_baselines(metrics: list[dict[str, str]], plane: str, value: float) -> str:
+    """ "+4.1 dB over TV": the gain over the best method without a prior, of those in METHOD_NAMES."""
+    others = [
+        (score, row["method"])
+        for row in metrics
+        if row["plane"] == plane and row.get("nfe") in ("0", "0.0") and (score := number(row["psnr_db"])) is not None
+    ]
+    if not others:
+        return ""
+    best, method = max(others)
+    return f"{value - best:+.1f} dB against {METHOD_NAMES.get(method, method)}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,198 @@
+"""Everything that a series page is made of, as plain values for its template and its viewer."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data.errors import InputError
+from pipeline.report_series import ReportSeries
+from pipeline.report_volumes import block_affine, block_mean, next_factor, pack, quantisation_step
+
+CT_STEP_HU = 2.0
+CT_PRESETS = (("Lung", -600, 1500), ("Soft tissue", 40, 400), ("Bone", 400, 1800), ("Wide", 0, 2000))
+BODY_FIELD_MM = 300.0
+OVERHEAD_MB = 3.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """Display window in physical units: black at low, white at high."""
+
+    name: str
+    low: float
+    high: float
+
+
+def windows(series: ReportSeries) -> list[Window]:
+    """Presets: lung, soft tissue, bone and wide for CT; two fits to the image for MR."""
+    if series.modality == "ct":
+        return [Window(name, level - width / 2, level + width / 2) for name, level, width in CT_PRESETS]
+    reference = (series.truth or series.get(series.shown)).array_zyx
+    high, most = float(np.percentile(reference, 99.5)), float(reference.max())
+    return [Window("Auto", 0.0, nice(high)), Window("Full range", 0.0, nice(most))]
+
+
+def default_window(series: ReportSeries) -> Window:
+    """Lung where a sixth of the field's middle is lung-like air (-950 to -500 HU), else soft tissue; Auto for MR."""
+    choices = windows(series)
+    if series.modality != "ct":
+        return choices[0]
+    array = series.get(series.shown).array_zyx
+    _, y, x = array.shape
+    middle = array[:, y // 4 : y - y // 4, x // 4 : x - x // 4]
+    lung = np.mean((middle > -950) & (middle < -500))
+    return choices[0] if lung > 1 / 6 else choices[1]
+
+
+def nice(value: float) -> float:
+    """The next number of 1, 1.5, 2, 2.5, 3, 4, 5, 6, 8 times a power of ten, for the end of a colour bar."""
+    if not value > 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * power >= value * (1 - 1e-9))
+
+
+def std_range(series: ReportSeries) -> float:
+    """Upper end of the uncertainty colour bar: the 99.5th percentile, rounded up."""
+    return nice(float(np.percentile(series.std.array_zyx, 99.5))) if series.std else 1.0
+
+
+def error_range(series: ReportSeries) -> float:
+    """Half the width of the error colour bar: the 99.5th percentile of the shown reconstruction's |error|."""
+    if not series.truth:
+        return 1.0
+    return nice(float(np.percentile(np.abs(series.get(series.shown).array_zyx - series.truth.array_zyx), 99.5)))
+
+
+def shows_3d(series: ReportSeries) -> bool:
+    """Whether a 3D rendering may be offered: CT whose field is wider than a head's, so that no face can appear."""
+    z, y, x = (size * edge for size, edge in zip(series.shape_zyx, series.spacing_mm))
+    return series.modality == "ct" and min(y, x) >= BODY_FIELD_MM and series.shape_zyx[0] >= 8
+
+
+def opening_panels(series: ReportSeries) -> list[str]:
+    """What the columns show at first; "error:<key>" is that image minus the truth."""
+    panels = [series.best_baseline.key] if series.best_baseline else []
+    panels.append(series.shown)
+    panels += [series.std.key] if series.std else []
+    panels += [f"error:{series.shown}"] if series.truth else []
+    return panels
+
+
+def steps(series: ReportSeries) -> tuple[float, float]:
+    """Quantisation steps of the images and of std and interval, in physical units."""
+    images = [image.array_zyx for image in series.by_role("truth", "baseline", "reconstruction")]
+    spreads = [image.array_zyx for image in series.by_role("std")]
+    return quantisation_step(images, CT_STEP_HU if series.modality == "ct" else 0.0), quantisation_step(spreads, 0.0)
+
+
+def pack_volumes(series: ReportSeries, max_mb: float) -> tuple[dict[str, str], tuple[int, int, int]]:
+    """Packed text by key, and the voxels (z y x) averaged into one to keep the page under max_mb megabytes.
+
+    The interval's ends travel as distances from the shown reconstruction. Raises InputError below one voxel.
+    """
+    image_step, spread_step = steps(series)
+    shown = series.get(series.shown).array_zyx
+    factor = (1, 1, 1)
+    while True:
+        packed = {}
+        for image in series.images:
+            array, step = image.array_zyx, image_step
+            if image.role in ("lower", "upper"):
+                array, step = np.abs(array - shown), spread_step
+            elif image.role == "std":
+                step = spread_step
+            packed[image.key] = pack(block_mean(array, factor), step)
+        if sum(map(len, packed.values())) / 1e6 + OVERHEAD_MB <= max_mb:
+            return packed, factor
+        coarser = next_factor(factor, series.spacing_mm, series.shape_zyx)
+        if coarser == factor:
+            raise InputError(f"report.max_mb: {max_mb:g} MB is too little for any picture; set it to 10 or more.")
+        factor = coarser
+
+
+def viewer_data(series: ReportSeries, factor: tuple[int, int, int]) -> dict[str, Any]:
+    """The viewer's JSON: grid, volumes without their voxels, windows and ranges."""
+    image_step, spread_step = steps(series)
+    z, y, x = (-(-size // step) for size, step in zip(series.shape_zyx, factor))
+    psnr = {row["method"]: row["psnr_db"] for row in series.metrics if row["plane"] == "axial" and row["psnr_db"]}
+    volumes = [
+        {
+            "key": image.key,
+            "label": image.label,
+            "role": image.role,
+            "step": spread_step if image.role in ("std", "lower", "upper") else image_step,
+            "note": f"{float(psnr[image.key]):.1f} dB" if image.key in psnr else "",
+        }
+        for image in series.images
+    ]
+    return {
+        "modality": series.modality,
+        "unit": series.unit,
+        "shape_xyz": [x, y, z],
+        "factor_xyz": list(factor[::-1]),
+        "affine": block_affine(series.affine, factor).tolist(),
+        "volumes": volumes,
+        "shown": series.shown,
+        "interval": series.interval,
+        "windows": [vars(window) for window in windows(series)],
+        "window": default_window(series).name,
+        "surface_window": {"name": "3D", "low": 100.0, "high": 900.0},
+        "ranges": {"std": std_range(series), "error": error_range(series)},
+        "render_3d": shows_3d(series),
+        "panels": opening_panels(series),
+    }
+
+
+def script_json(value: Any) -> str:
+    """JSON that can stand inside a script element: no '<', '>' or '&'."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def facts(series: ReportSeries, factor: tuple[int, int, int]) -> list[str]:
+    """Short facts for the page's head: modality, grid, voxel size, what was measured."""
+    z, y, x = series.shape_zyx
+    dz, dy, dx = series.spacing_mm
+    result = [series.modality.upper(), f"{x} × {y} × {z} voxels", f"{dx:.2f} × {dy:.2f} × {dz:.2f} mm"]
+    measured = dict(series.provenance.get("Measurement", []))
+    for name, words in (("settings.views", "{} views"), ("settings.acceleration", "{}-fold undersampled")):
+        if name in measured and measured.get("source") != "measured":
+            result.append(words.format(measured[name]))
+    if series.truth is None:
+        result.append("no ground truth")
+    if factor != (1, 1, 1):
+        result.append("shown down-sampled")
+    return result
+
+
+
+
+def metrics_caption(series: ReportSeries) -> str:
+    """What the table's figures refer to."""
+    if series.truth is None:
+        return "No ground truth: figures that need none. Green: best of its column."
+    if series.modality == "ct":
+        return "HU clipped to [−1000, 1000], data range 2000; RMSE and CRPS in HU. Green: best of its column and plane."
+    return "Magnitudes over the truth's 99.5th percentile, data range 1. Green: best of its column and plane."
+
+
+def shrunk_sentence(series: ReportSeries, factor: tuple[int, int, int]) -> str:
+    """What the page must say where it shows coarser voxels; empty where it does not."""
+    if factor == (1, 1, 1):
+        return ""
+    z, y, x = factor
+    return (
+        f"To keep this page small, each voxel shown is the mean of {x} × {y} × {z} voxels. Figures of merit were taken "
+        "at full resolution, and the NIfTI files in results have it."
+    )
+
+
+def rounding_sentence(series: ReportSeries) -> str:
+    """The step to which the page's voxel values are rounded."""
+    image_step, spread_step = steps(series)
+    text = f"images to {image_step:.3g} {series.unit}"
+    return text + (f", uncertainty to {spread_step:.3g} {series.unit}" if series.std else "")

@@ -1,0 +1,265 @@
+"""What a report shows of one series, read from its folder under results/ and stripped of anything private."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from data.errors import InputError
+from data.nifti import read_volume
+from pipeline.measurement import FILE_NAME, read_metadata
+
+METHOD_NAMES = {
+    "fbp": "FBP", "cgls": "CGLS", "sirt": "SIRT", "tv": "TV", "zero_filled": "Zero-filled", "cg_sense": "CG-SENSE",
+    "wavelet": "L1-wavelet", "pam": "PaM", "dds": "DDS", "diffusion_mbir": "DiffusionMBIR",
+    "dreamsampler": "DreamSampler", "truth": "Truth",
+}  # fmt: skip
+KIND_NAMES = {"mean": "posterior mean", "point": "point estimate", "sample": "one sample", "std": "std"}
+PRIVATE_KEY = re.compile(
+    r"patient|birth|accession|institution|physician|referring|station|(study|series|acquisition|content)_?(date|time)"
+    r"|instance_?uid|description|source_?(file|path)|hostname|username|^files?$|^paths?$",
+    re.IGNORECASE,
+)
+LOCAL_PATH = re.compile(r"^(/|~|\.\./|file:|\\\\|[A-Za-z]:[\\/])")
+MAX_LIST = 8
+
+
+@dataclass(frozen=True)
+class Image:
+    """One volume (z y x) in physical units.
+
+    role: truth | baseline | reconstruction | std | lower | upper. `key` is unique in the series and, for roles with
+    figures of merit, the `method` of metrics.tsv.
+    """
+
+    key: str
+    label: str
+    role: str
+    array_zyx: np.ndarray
+
+
+@dataclass(frozen=True)
+class ReportSeries:
+    """Volumes of one series on one grid, its figures of merit and its provenance.
+
+    `shown` is the key of the reconstruction that the page opens with; `interval` the probability of lower..upper.
+    `metrics` has the rows of metrics.tsv as text; `provenance` maps a heading to (name, value) pairs.
+    """
+
+    cohort: str
+    study: str
+    series: str
+    modality: str
+    affine: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    images: tuple[Image, ...]
+    shown: str
+    interval: float | None
+    metrics: tuple[dict[str, str], ...]
+    provenance: dict[str, list[tuple[str, str]]]
+
+    @property
+    def unit(self) -> str:
+        """HU for CT, a.u. for MR."""
+        return "HU" if self.modality == "ct" else "a.u."
+
+    @property
+    def shape_zyx(self) -> tuple[int, int, int]:
+        return self.images[0].array_zyx.shape
+
+    def by_role(self, *roles: str) -> list[Image]:
+        return [image for image in self.images if image.role in roles]
+
+    def get(self, key: str) -> Image | None:
+        return next((image for image in self.images if image.key == key), None)
+
+    @property
+    def truth(self) -> Image | None:
+        return self.get("truth")
+
+    @property
+    def std(self) -> Image | None:
+        """The standard deviation that belongs to the shown reconstruction's solver."""
+        return next(iter(self.by_role("std")), None)
+
+    @property
+    def best_baseline(self) -> Image | None:
+        """The baseline with the highest axial PSNR; the last one where no figure is known."""
+        baselines = self.by_role("baseline")
+        known = {
+            row["method"]: float(row["psnr_db"])
+            for row in self.metrics
+            if row["plane"] == "axial" and _is_number(row["psnr_db"])
+        }
+        return max(baselines, key=lambda image: known.get(image.key, float("-inf")), default=None) if known else (
+            baselines[-1] if baselines else None
+        )
+
+
+def method_name(method: str) -> str:
+    """"pam_mean" as "PaM posterior mean"; a method that is not known as it stands."""
+    if method in METHOD_NAMES:
+        return METHOD_NAMES[method]
+    solver, _, kind = method.rpartition("_")
+    if kind in KIND_NAMES and solver:
+        return f"{METHOD_NAMES.get(solver, solver)} {KIND_NAMES[kind]}"
+    return method
+
+
+def load_series(
+    folder: Path,
+    labels: tuple[str, str, str],
+    solvers: list[str] | None = None,
+    baselines: list[str] | None = None,
+) -> ReportSeries:
+    """Read results/<cohort>/<study>/<series>; labels are (cohort, study, series).
+
+    `solvers` and `baselines` choose and order what is shown; without them everything that is there, by name.
+    Raises InputError where there is no reconstruction or the volumes do not share one grid.
+    """
+    header = read_metadata(folder / "measurement" / FILE_NAME)
+    solvers = _names(folder, solvers, "reconstruct", "uncertainty")
+    if not solvers:
+        raise InputError(f"{folder}: no reconstruction to report; run the reconstruct stage first.")
+    found = list(_volumes(folder, solvers, _baseline_names(folder, baselines)))
+    images = tuple(Image(key, label, role, volume.array_zyx) for key, label, role, volume in found)
+    _check_grid(folder, found)
+    reconstructions = [image.key for image in images if image.role == "reconstruction"]
+    if not reconstructions:
+        raise InputError(f"{folder}: no reconstruction to report; run the reconstruct stage first.")
+    reference = next(volume for key, _, _, volume in found if key == reconstructions[0])
+    summary = _read_json(folder / "uncertainty" / solvers[0] / "uncertainty.json")
+    return ReportSeries(
+        *labels,
+        modality=header["modality"],
+        affine=reference.affine,
+        spacing_mm=reference.spacing_mm,
+        images=images,
+        shown=reconstructions[0],
+        interval=summary.get("interval"),
+        metrics=tuple(read_metrics(folder / "metrics.tsv")),
+        provenance=_provenance(folder, solvers, header),
+    )
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """Rows of a metrics.tsv as text, none where there is no file; None never stands for a missing cell."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t", restval=""))
+    return [row for row in rows if row.get("method")]
+
+
+def _names(folder: Path, chosen: list[str] | None, *stages: str) -> list[str]:
+    present = {path.name for stage in stages for path in (folder / stage).glob("*") if path.is_dir()}
+    return sorted(present) if chosen is None else [name for name in chosen if name in present]
+
+
+def _baseline_names(folder: Path, chosen: list[str] | None) -> list[str]:
+    present = {path.name.removesuffix(".nii.gz") for path in (folder / "baseline").glob("*.nii.gz")}
+    return sorted(present) if chosen is None else [name for name in chosen if name in present]
+
+
+def _volumes(folder: Path, solvers: list[str], baselines: list[str]) -> Iterator[tuple[str, str, str, Any]]:
+    """(key, label, role, Volume) of every file that is there, in the order in which the page names them."""
+    for place, solver in enumerate(solvers):
+        summary = folder / "uncertainty" / solver
+        files = [
+            (f"{solver}_mean", "reconstruction", summary / "mean.nii.gz"),
+            (f"{solver}_point", "reconstruction", folder / "reconstruct" / solver / "point.nii.gz"),
+            (f"{solver}_std", "std", summary / "std.nii.gz"),
+        ]
+        if place == 0:
+            files += [(f"{solver}_{end}", end, path) for end in ("lower", "upper") for path in summary.glob(f"{end}*")]
+        for key, role, path in files:
+            if path.is_file():
+                yield key, method_name(key), role, read_volume(path)
+    for name in baselines:
+        yield name, method_name(name), "baseline", read_volume(folder / "baseline" / f"{name}.nii.gz")
+    truth = folder / "measurement" / "truth.nii.gz"
+    if truth.is_file():
+        yield "truth", "Truth", "truth", read_volume(truth)
+
+
+def _check_grid(folder: Path, found: list[tuple]) -> None:
+    for key, _, _, volume in found[1:]:
+        first = found[0][3]
+        if volume.shape != first.shape or not np.allclose(volume.affine, first.affine, atol=1e-3):
+            raise InputError(f"{folder}: {key} lies on another grid than {found[0][0]}; run its stage again.")
+
+
+def _provenance(folder: Path, solvers: list[str], header: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    sections: dict[str, Any] = {}
+    for solver in solvers:
+        run = _read_json(folder / "reconstruct" / solver / "run.json")
+        card = run.pop("prior", None)
+        sections[f"Reconstruction: {method_name(solver)}"] = run
+        sections[f"Prior: {method_name(solver)}"] = _prior_card(card)
+        sections[f"Uncertainty: {method_name(solver)}"] = _read_json(
+            folder / "uncertainty" / solver / "uncertainty.json"
+        )
+    sections["Measurement"] = {name: value for name, value in header.items() if name != "affine"}
+    for path in sorted((folder / "baseline").glob("*.json")):
+        sections[f"Baseline: {method_name(path.stem)}"] = _read_json(path)
+    flat = {title: list(flatten(section)) for title, section in sections.items()}
+    return {title: rows for title, rows in flat.items() if rows}
+
+
+def _prior_card(value: Any) -> dict[str, Any]:
+    """The card as recorded with the run, or read from prior.json where the run names the prior's folder."""
+    if isinstance(value, dict):
+        return value
+    if not isinstance(value, str):
+        return {}
+    return {"folder": value} | _read_json(Path(value) / "prior.json")
+
+
+def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted name, text) of nested JSON. Keys that could carry a person's data are left out, local paths withheld."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not PRIVATE_KEY.search(str(key)):
+                yield from flatten(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and (len(value) > MAX_LIST or any(isinstance(item, dict | list) for item in value)):
+        yield name, f"{len(value)} entries"
+    elif isinstance(value, list):
+        yield name, ", ".join(_text(item) for item in value)
+    elif value is not None:
+        yield name, _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value)
+    return f"(local path) {PurePath(text).name}" if _is_shipped_weight(text) else (
+        "(local path withheld)" if LOCAL_PATH.match(text) else text
+    )
+
+
+def _is_shipped_weight(text: str) -> bool:
+    """Whether an absolute path ends in models/weights/<name>: that name says which prior, and nothing of the user."""
+    return bool(LOCAL_PATH.match(text)) and PurePath(text).parts[-3:-1] == ("models", "weights")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON; delete it and run its stage again.") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return np.isfinite(float(text))
+    except ValueError:
+        return False
