@@ -135,6 +135,7 @@ def stages_find_python(repository: Path | str) -> None:
 
 def _stage_settings(cohort: Cohort, stage: str, method: str | None, labels: Mapping[str, str]) -> dict[str, Any]:
     sections, modality = cohort.sections, {"modality": cohort.modality}
+    methods = {"baselines": cohort.baselines, "solvers": cohort.solvers}
     match stage:
         case "ingest" | "measure":
             return modality | sections[stage]
@@ -146,10 +147,10 @@ def _stage_settings(cohort: Cohort, stage: str, method: str | None, labels: Mapp
             return section | ({"overrides": {method: own}} if own else {})
         case "uncertainty":
             return dict(sections["uncertainty"])
-        case "export" | "report":
-            methods = {"baselines": cohort.baselines, "solvers": cohort.solvers}
-            names = {"cohort": cohort.name, **labels} if stage == "export" else {}
-            return sections[stage] | modality | methods | names
+        case "evaluate" | "report":
+            return dict(sections.get(stage, {})) | methods
+        case "export":
+            return sections[stage] | modality | methods | {"cohort": cohort.name, **labels}
     raise KeyError(stage)
 
 

@@ -80,7 +80,9 @@ def for_series(template, wildcards):
 
 def targets(wildcards):
     if not PLAN.studies and PLAN.training is None:
-        sys.exit("Error: the config names no cohort; give --configfile configs/cohorts/ct_sparse_view.yaml, or your own.")
+        sys.exit(
+            "Error: the config names no cohort; give --configfile configs/cohorts/ct_sparse_view.yaml, or your own."
+        )
     studies = [f"<results>/{cohort}/{study}/summary.tsv" for cohort, study in PLAN.studies]
     index = ["<results>/summary.tsv", "<results>/index.html"] if PLAN.studies else []
     prior = [str(PLAN.training.out / "prior.json")] if PLAN.training else []

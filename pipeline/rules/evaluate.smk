@@ -12,9 +12,10 @@ rule evaluate:
         "../../environment.yml"
     params:
         folder=subpath(output[0], parent=True),
+        settings=settings("evaluate"),
     shell:
         "python -m pipeline.evaluate --series-dir {params.folder:q} --out {output:q} --cohort {wildcards.cohort}"
-        " --study {wildcards.study} --series {wildcards.series} 2>&1 | tee {log:q} >&2"
+        " --study {wildcards.study} --series {wildcards.series} --settings {params.settings:q} 2>&1 | tee {log:q} >&2"
 
 
 rule study:

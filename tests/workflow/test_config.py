@@ -142,7 +142,7 @@ def test_every_stage_depends_on_its_own_section_alone(place):
     """Change one setting of one section: the JSON of that stage changes, that of no other does."""
     stages = dict.fromkeys(("ingest", "measure", "uncertainty", "export", "report")) | {"reconstruct": "pam"}
     changes = {
-        "ingest": {"on_gap": "reject"},
+        "ingest": {"slices": [2, 9]},
         "measure": {"views": 31},
         "reconstruct": {"seed": 1},
         "uncertainty": {"interval": 0.8},
