@@ -1,0 +1,1 @@
+"""Forward models of CT and MR on whole volumes, their adjoints, noise and finite differences."""

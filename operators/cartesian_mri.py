@@ -1,0 +1,65 @@
+"""Cartesian MR encoding: coil sensitivities, centred orthonormal FFT, sampling mask."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from operators.fourier import centring_phase
+from operators.linear import LinearOperator
+
+
+def _centring(shape_yx: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Ramps before and after a plain FFT that make it the centred one (complex128, y x)."""
+    rows, columns = shape_yx
+    before = centring_phase(rows)[:, None] * centring_phase(columns)[None, :]
+    turns = (rows // 2) ** 2 % rows / rows + (columns // 2) ** 2 % columns / columns
+    constant = torch.polar(torch.tensor(1.0, dtype=torch.float64), torch.tensor(-2 * torch.pi * turns).double())
+    return before, before * constant
+
+
+class CartesianMri(LinearOperator):
+    """y_c = M F (S_c x): complex x (z y x) -> k-space (z coils y x), zero off the mask (Pruessmann et al. 1999).
+
+    ``mask`` is boolean, (y x) for all slices or (z y x); ``sensitivities`` complex, (z coils y x) with z = 1 allowed
+    when all slices share them. F is ``operators.fourier.fft2``. With sum|S|^2 = 1 the norm is at most one.
+    """
+
+    def __init__(self, mask: Tensor, sensitivities: Tensor) -> None:
+        if sensitivities.ndim != 4 or not sensitivities.is_complex():
+            raise ValueError("Coil sensitivities must be complex with axes (z coils y x).")
+        if mask.ndim not in (2, 3) or mask.shape[-2:] != sensitivities.shape[-2:]:
+            raise ValueError(
+                f"The mask {tuple(mask.shape)} does not fit the sensitivities {tuple(sensitivities.shape)}."
+            )
+        if mask.ndim == 3 and sensitivities.shape[0] > 1 and mask.shape[0] not in (1, sensitivities.shape[0]):
+            raise ValueError(f"The mask has {mask.shape[0]} slices, the sensitivities {sensitivities.shape[0]}.")
+        self.mask, self.sensitivities = mask.bool(), sensitivities
+        before, after = (ramp.to(sensitivities.device) for ramp in _centring(tuple(mask.shape[-2:])))
+        self._maps = (sensitivities * before).to(sensitivities.dtype)
+        weight = (self.mask.to(sensitivities.device) * after).to(sensitivities.dtype)
+        self._mask = weight if mask.ndim == 2 else weight[:, None]
+
+    @property
+    def device(self) -> torch.device:
+        return self.sensitivities.device
+
+    @property
+    def coils(self) -> int:
+        return self.sensitivities.shape[1]
+
+    def to(self, device: torch.device | str) -> CartesianMri:
+        return CartesianMri(self.mask.to(device), self.sensitivities.to(device))
+
+    def _forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 3 or x.shape[-2:] != self._maps.shape[-2:]:
+            raise ValueError(f"The image must have axes (z y x) and slices {tuple(self._maps.shape[-2:])}.")
+        return torch.fft.fft2(self._maps * x[:, None], norm="ortho").mul_(self._mask)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        if y.ndim != 4 or y.shape[1:] != self._maps.shape[1:]:
+            raise ValueError(
+                f"The k-space must have axes (z coils y x) with (coils y x) {tuple(self._maps.shape[1:])}."
+            )
+        images = torch.fft.ifft2(y * self._mask.conj(), norm="ortho")
+        return images.mul_(self._maps.conj()).sum(dim=1)
