@@ -68,7 +68,7 @@ def ingest(study: Path, out: Path, settings: IngestSettings) -> list[dict[str, A
             rows.append(row)
             errors += [error] if error is not None else []
         _refuse_study(study, rows, errors, settings)
-        manifest = {"study": label(study.resolve().name), "series": rows}
+        manifest = {"study": label(study.name or study.resolve().name), "series": rows}
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         (folder / "manifest.tsv").write_text(_table(rows), encoding="utf-8")
     return rows
