@@ -30,6 +30,8 @@ _ASTRA_NAMES = {
 }
 _BYTES_PER_ENTRY = 8  # float32 value and int32 column
 _VIEWS_PER_BLOCK = 16
+# Columns of one sparse-dense product: a row of the dense factor is then two cache lines.
+_SLICES_PER_PRODUCT = 32
 
 
 def _kernel(beam: Beam, model: str) -> str:
@@ -196,5 +198,6 @@ def _multiply(matrix: Tensor, slices: Tensor, source: tuple[int, int], target: t
     """(... source) -> (... target) by one sparse-dense product with the slices as columns."""
     if tuple(slices.shape[-2:]) != source:
         raise ValueError(f"The projector takes slices of shape {source}, not {tuple(slices.shape[-2:])}.")
-    columns = slices.reshape(-1, source[0] * source[1]).t()
-    return (matrix @ columns).t().contiguous().reshape(*slices.shape[:-2], *target)
+    flat = slices.reshape(-1, source[0] * source[1])
+    groups = [(matrix @ group.t().contiguous()).t() for group in flat.split(_SLICES_PER_PRODUCT)]
+    return torch.cat(groups).contiguous().reshape(*slices.shape[:-2], *target)
