@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -38,10 +39,10 @@ def find(snakemake_log: str, logs: Path) -> list[Failure]:
     return list(found.values())
 
 
-def report(snakemake_log: Path, results: Path, logs: Path) -> list[Failure]:
+def report(snakemake_logs: Iterable[str | Path], results: Path, logs: Path) -> list[Failure]:
     """Print each failure on stderr and keep them in results/failures.tsv, from which the index shows them."""
-    text = snakemake_log.read_text(encoding="utf-8", errors="replace") if snakemake_log.is_file() else ""
-    failed = find(text, logs)
+    texts = (Path(log).read_text(encoding="utf-8", errors="replace") for log in snakemake_logs if Path(log).is_file())
+    failed = find("\n".join(texts), logs)
     if failed:
         lines = ["\t".join(field.name for field in fields(Failure))]
         lines += ["\t".join(value.replace("\t", " ") for value in astuple(failure)) for failure in failed]

@@ -114,7 +114,7 @@ def training_gpus(wildcards):
 
 
 def results_folder():
-    return Path(workflow.pathvars.get("results"))
+    return Path(workflow.pathvars.apply("<results>"))
 
 
 def say_where(log):
@@ -128,6 +128,6 @@ def say_where(log):
 
 def index_what_exists(log):
     """After a failure: say each failed stage's sentence again, and list what exists."""
-    failures.report(Path(log), results_folder(), Path(workflow.pathvars.get("logs")))
+    failures.report(log, results_folder(), Path(workflow.pathvars.apply("<logs>")))
     if PLAN.studies:
         failures.rebuild_index(results_folder())

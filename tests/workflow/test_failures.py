@@ -42,7 +42,7 @@ def test_failed_stages_and_only_those(logs):
 
 def test_report_writes_one_row_each_and_clear_forgets(logs, tmp_path, capsys):
     (tmp_path / "run.log").write_text(LOG.format(logs=logs))
-    failures.report(tmp_path / "run.log", tmp_path, logs)
+    failures.report([tmp_path / "run.log"], tmp_path, logs)
     rows = [line.split("\t") for line in (tmp_path / failures.FILE_NAME).read_text().splitlines()]
     assert rows[0] == ["cohort", "study", "series", "stage", "message"]
     assert rows[1] == ["chest", "bad", "", "ingest", "slice 3 is missing; rescan."]
@@ -53,7 +53,7 @@ def test_report_writes_one_row_each_and_clear_forgets(logs, tmp_path, capsys):
 
 def test_a_log_without_failures_writes_nothing(tmp_path):
     (tmp_path / "run.log").write_text("Building DAG of jobs...\n")
-    assert failures.report(tmp_path / "run.log", tmp_path, tmp_path) == []
+    assert failures.report([tmp_path / "run.log"], tmp_path, tmp_path) == []
     assert not (tmp_path / failures.FILE_NAME).exists()
 
 
