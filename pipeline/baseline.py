@@ -21,7 +21,7 @@ from solvers.classical.registry import CLASSICAL
 
 
 def run(measurement: Path, method: str, out: Path, section: dict[str, Any]) -> None:
-    """Write OUT (NIfTI on the working grid; HU or magnitude) and OUT's .json: method, settings, seconds, chi2 and so on.
+    """Write OUT (NIfTI on the working grid, HU or magnitude) and its .json: method, settings, seconds, chi2 and so on.
 
     Settings are the method's own; a key "modality" is allowed and not used.
     """

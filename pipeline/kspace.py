@@ -51,7 +51,7 @@ def find_calibration(mask: np.ndarray) -> tuple[slice, slice]:
 def noise_per_coil(kspace: np.ndarray, mask: np.ndarray, name: str) -> np.ndarray:
     """Standard deviation (coils) of the noise in each of real and imaginary part, from the outermost samples.
 
-    The fifth of the samples that lie farthest from the centre, median(|n|) / 0.6745: signal in a few of them does no harm.
+    median(|n|) / 0.6745 over the fifth of the samples that lie farthest out: signal in a few of them does no harm.
     """
     rows, columns = mask.shape[-2:]
     y = (np.arange(rows) - rows // 2) / (rows / 2)
@@ -65,7 +65,7 @@ def noise_per_coil(kspace: np.ndarray, mask: np.ndarray, name: str) -> np.ndarra
     parts = np.concatenate([values.real, values.imag], axis=1)
     sigma = np.median(np.abs(parts), axis=1) / MEDIAN_TO_SIGMA
     if not np.all(sigma > 0):
-        raise InputError(f"{name}: a coil has no noise at the edge of k-space; remove empty coils or zero-filled edges.")
+        raise InputError(f"{name}: a coil is zero at the edge of k-space; remove empty coils or zero-filled edges.")
     return sigma
 
 
@@ -74,7 +74,7 @@ def split_heldout(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(mask to reconstruct from, mask kept for testing), both shaped as `mask`; together they are the mask.
 
-    Whole lines are kept where the mask is made of lines along y or x, single places otherwise; never of the calibration.
+    Whole lines are kept where the mask is made of lines, single places otherwise; never of the calibration region.
     """
     free = mask.copy()
     free[..., calibration[0], calibration[1]] = False

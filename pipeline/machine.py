@@ -21,7 +21,7 @@ def choose_device(name: str) -> str:
     if name in ("auto", "cpu"):
         return "cuda" if name == "auto" and found else "cpu"
     if int(name.partition(":")[2] or 0) >= found:
-        raise InputError(f"reconstruct.device: {name} was asked for but there is no such GPU; set device to auto or cpu.")
+        raise InputError(f"reconstruct.device: {name} asked for, but there is no such GPU; set device to auto or cpu.")
     return name
 
 

@@ -1,4 +1,4 @@
-"""Stage `measure`: simulates the measurement of a series with the cohort's operator and noise, or adopts measured data."""
+"""Stage `measure`: simulates a series' measurement with the cohort's operator and noise, or adopts measured data."""
 
 import argparse
 import json
@@ -65,9 +65,13 @@ def read_kspace(series: Path) -> tuple[np.ndarray, np.ndarray]:
 @main_wrapper
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.measure", description=__doc__)
-    parser.add_argument("--input", type=Path, required=True, help="ingested series: volume.nii.gz or kspace.safetensors")
+    parser.add_argument(
+        "--input", type=Path, required=True, help="ingested series: volume.nii.gz or kspace.safetensors"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--settings", default="{}", help="JSON object: the cohort's `measure` section, and its modality")
+    parser.add_argument(
+        "--settings", default="{}", help="JSON object: the cohort's `measure` section, and its modality"
+    )
     arguments = parser.parse_args(argv)
     measurement, truth = measure(arguments.input, json_object(arguments.settings))
     truth_path = arguments.out / "truth.nii.gz"

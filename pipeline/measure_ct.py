@@ -143,7 +143,9 @@ def _check(settings: CtMeasureSettings) -> None:
     require_range(settings.photons, 1, 1e12, "measure.photons")
     require_range(settings.mu_water_per_mm, 1e-3, 1, "measure.mu_water_per_mm")
     require_range(settings.bins if settings.bins is not None else 2, 2, 100_000, "measure.bins")
-    require_range(settings.working_matrix if settings.working_matrix is not None else 8, 8, 8192, "measure.working_matrix")
+    require_range(
+        settings.working_matrix if settings.working_matrix is not None else 8, 8, 8192, "measure.working_matrix"
+    )
     noise = settings.noise_of_largest_ray
     require_range(0.01 if noise is None else noise, 1e-6, 0.5, "measure.noise_of_largest_ray")
     require_range(settings.model_error, 0, 1, "measure.model_error")

@@ -14,7 +14,6 @@ from operators.fourier import fft2, ifft2
 from operators.noise import gaussian_noise
 from operators.sampling_masks import equispaced_1d, poisson_disc_2d, random_1d
 from pipeline import kspace as ks
-from pipeline.measure_ct import area_average, regrid_affine
 from pipeline.measurement import Measurement, pack_kspace
 from pipeline.seeds import generator, numpy_generator
 from pipeline.settings import MrMeasureSettings, require_choice, require_range
@@ -51,8 +50,7 @@ def simulate_mr(volume: Volume, settings: MrMeasureSettings, name: str) -> tuple
     sensitivities = known
     if settings.sensitivities == "estimated":
         sensitivities = estimated_sensitivities(noisy, mask.numpy(), name)
-    factor = (rows / matrix[0], columns / matrix[1])
-    affine = regrid_affine(volume.affine, factor, (0, 0))
+    affine = cropped_affine(volume.affine, (rows, columns), matrix)
     metadata = _metadata(settings, "simulate", truth.shape, affine, np.full(settings.coils, sigma))
     metadata["native_shape_zyx"] = [slices, rows, columns]
     tensors = pack_kspace(noisy.numpy(), mask.numpy()) | {"sensitivities": sensitivities.numpy().astype(np.complex64)}
@@ -77,7 +75,9 @@ def adopt_mr(kspace: np.ndarray, affine: np.ndarray, settings: MrMeasureSettings
     if coils == 1:
         sensitivities = torch.ones(kspace.shape, dtype=torch.complex64)
     elif settings.sensitivities == "known":
-        raise InputError(f"{name}: measured k-space has no known sensitivities; set measure.sensitivities to estimated.")
+        raise InputError(
+            f"{name}: measured k-space has no known sensitivities; set measure.sensitivities to estimated."
+        )
     else:
         sensitivities = estimated_sensitivities(torch.from_numpy(kspace), mask, name)
     calibration = ks.find_calibration(mask)
@@ -111,14 +111,35 @@ def crop_kspace(kspace: torch.Tensor, matrix: tuple[int, int]) -> torch.Tensor:
     return kspace[..., top : top + matrix[0], left : left + matrix[1]] * scale
 
 
+def cropped_places(native: int, matrix: int) -> np.ndarray:
+    """Native indices of the pixels of an image whose k-space was cropped: index n // 2 stays at the origin."""
+    return native // 2 + (np.arange(matrix) - matrix // 2) * native / matrix
+
+
+def cropped_affine(affine: np.ndarray, native: tuple[int, int], matrix: tuple[int, int]) -> np.ndarray:
+    """Affine of that image; native and matrix are (rows, columns)."""
+    step = np.eye(4)
+    for axis, rows_or_columns in ((1, 0), (0, 1)):
+        size, coarse = native[rows_or_columns], matrix[rows_or_columns]
+        step[axis, axis], step[axis, 3] = size / coarse, cropped_places(size, coarse)[0]
+    return np.asarray(affine, dtype=np.float64) @ step
+
+
 def resample_sensitivities(coils: torch.Tensor, matrix: tuple[int, int]) -> torch.Tensor:
-    """Sensitivities (z coils y x) averaged over the pixels of a coarser grid, with sum_c |S_c|^2 = 1 again."""
-    if tuple(coils.shape[-2:]) == matrix:
+    """Sensitivities (z coils y x) at the pixels of the cropped image, linearly interpolated, sum_c |S_c|^2 = 1 again."""
+    rows, columns = coils.shape[-2:]
+    if (rows, columns) == matrix:
         return coils
-    flat = coils.flatten(0, 1).numpy()
-    real, imaginary = area_average(flat.real, matrix), area_average(flat.imag, matrix)
-    smooth = torch.from_numpy(real + 1j * imaginary).to(torch.complex64).unflatten(0, coils.shape[:2])
+    down, across = (_interpolation(size, coarse) for size, coarse in zip((rows, columns), matrix, strict=True))
+    smooth = down @ coils @ across.T
     return smooth / smooth.abs().square().sum(1, keepdim=True).sqrt().clamp_min(1e-6)
+
+
+def _interpolation(native: int, matrix: int) -> torch.Tensor:
+    """(matrix native) weights of linear interpolation at the cropped places."""
+    places = np.clip(cropped_places(native, matrix), 0, native - 1)
+    weights = np.clip(1 - np.abs(places[:, None] - np.arange(native)[None]), 0, None)
+    return torch.from_numpy(weights).to(torch.complex64)
 
 
 def estimated_sensitivities(kspace: torch.Tensor, mask: np.ndarray, name: str) -> torch.Tensor:

@@ -30,11 +30,11 @@ from pipeline.measurement import FILE_NAME, file_digest, read_metadata, read_ten
 from pipeline.problem import Units, load_problem
 from pipeline.settings import ReconstructSettings, build, require_choice, require_range
 from solvers.problem import Problem
-from solvers.registry import SOLVERS, settings_from_dict
+from solvers.registry import SOLVERS
+from solvers.registry import solver_settings as registered_settings
 from solvers.run import run_solver
 
 POINT = "point"
-POINT_SAMPLE = -1
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,15 @@ class Done:
 
 
 def solver_settings(solver: str, settings: ReconstructSettings) -> Any:
-    """The solver's settings object: preset, then levels, then the overrides under the solver's name."""
+    """The solver's settings object: preset, levels (unless the preset says), overrides."""
     require_choice(solver, tuple(SOLVERS), "solvers")
-    known = {item.name for item in fields(SOLVERS[solver].settings_class)}
     values = dict(settings.overrides.get(solver, {}))
-    if settings.levels is not None and "levels" in known:
+    if settings.levels is not None and "levels" not in SOLVERS[solver].presets.get(settings.preset or "", {}):
         values.setdefault("levels", settings.levels)
     try:
-        return settings_from_dict(solver, values, settings.preset)
+        return registered_settings(solver, values, settings.preset)
     except (ValueError, TypeError) as error:
-        raise InputError(f"reconstruct.{solver}: {error}") from error
+        raise InputError(f"reconstruct: {error}") from error
 
 
 def run(measurement: Path, solver: str, out: Path, settings: ReconstructSettings) -> None:
@@ -94,13 +93,13 @@ def run(measurement: Path, solver: str, out: Path, settings: ReconstructSettings
 
 def all_runs(job: Job, names: list[str | int]) -> dict[str | int, Path]:
     """Run or find finished every run; one progress bar over all their noise levels. Paths of the finished runs."""
-    levels = getattr(job.settings, "levels", 1)
+    levels = job.settings.levels
     bar = tqdm(total=levels * len(names), desc=job.solver, unit="level", file=sys.stderr, dynamic_ncols=True)
     finished: dict[str | int, Path] = {}
     with bar:
         for place, name in enumerate(names):
 
-            def show(level: int, *_: Any, before: int = place * levels) -> None:
+            def show(level: int, _: int, before: int = place * levels) -> None:
                 bar.update(min(before + level, bar.total) - bar.n)
 
             finished[name] = one_run(job, name, show)
@@ -108,7 +107,7 @@ def all_runs(job: Job, names: list[str | int]) -> dict[str | int, Path]:
     return finished
 
 
-def one_run(job: Job, name: str | int, progress: Callable[..., None]) -> Path:
+def one_run(job: Job, name: str | int, progress: Callable[[int, int], None]) -> Path:
     """Run one sample (or the point estimate) unless its finished file is there; the finished file's path."""
     path = job.states / f"{name}.done.safetensors"
     if path.is_file():
@@ -121,13 +120,15 @@ def one_run(job: Job, name: str | int, progress: Callable[..., None]) -> Path:
         job.prior,
         settings,
         seed=job.seed,
-        sample=POINT_SAMPLE if point else int(name),
+        sample=name,
         checkpoint=job.states / f"{name}.state.safetensors",
         progress=progress,
     )
     estimate = result.estimate
     if not bool(torch.isfinite(torch.view_as_real(estimate) if estimate.is_complex() else estimate).all()):
-        raise InputError(f"reconstruct.{job.solver}: diverged with these settings; take smaller steps or another preset.")
+        raise InputError(
+            f"reconstruct.{job.solver}: diverged with these settings; take smaller steps or another preset."
+        )
     record = {
         "chi2": float(result.chi2),
         "nfe": int(result.network_calls),
