@@ -1,4 +1,4 @@
-"""CT measurements simulated from a volume in HU: a finer grid or another projector than the reconstruction's, and noise."""
+"""CT simulated from a volume in HU: on a finer grid or with another projector than the reconstruction's, and noise."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -73,8 +73,7 @@ def simulate_ct(volume: Volume, settings: CtMeasureSettings, name: str) -> tuple
 def mu_integrals(
     hu: np.ndarray, pixel_mm: float, beam: Beam, settings: CtMeasureSettings, native: bool
 ) -> torch.Tensor:
-    """Noiseless line integrals (z views bins) of a volume (z y x) in HU, without unit; InputError for more views than memory
-    allows."""
+    """Noiseless line integrals (z views bins) of a volume (z y x) in HU; InputError for more views than memory allows."""
     model = settings.simulation_model if native else settings.reconstruction_model
     try:
         projector = CtProjector(_grid(hu, pixel_mm), beam, model=model)
@@ -154,9 +153,7 @@ def _check(settings: CtMeasureSettings) -> None:
 def _grids(volume: Volume, settings: CtMeasureSettings, name: str) -> Grids:
     _, row_mm, column_mm = volume.spacing_mm
     if abs(row_mm - column_mm) > 1e-3 * column_mm:
-        raise InputError(
-            f"{name}: pixels of {row_mm:.4g} by {column_mm:.4g} mm are not square; resample the volume to square pixels."
-        )
+        raise InputError(f"{name}: pixels of {row_mm:.4g} by {column_mm:.4g} mm are not square; resample the volume.")
     slices, rows, columns = volume.array_zyx.shape
     side = max(rows, columns)
     top, left = (side - rows) // 2, (side - columns) // 2
@@ -165,8 +162,8 @@ def _grids(volume: Volume, settings: CtMeasureSettings, name: str) -> Grids:
     matrix = min(settings.working_matrix or side, side)
     if matrix == side and _same_projector(settings):
         raise InputError(
-            f"{name}: measure.working_matrix is the native matrix, so simulation_model and reconstruction_model must differ; "
-            "choose another model or a smaller working_matrix."
+            f"{name}: measure.working_matrix is the native matrix, so simulation_model and reconstruction_model "
+            "must differ; choose another model or a smaller working_matrix."
         )
     truth = native if matrix == side else area_average(native, (matrix, matrix))
     affine = regrid_affine(volume.affine, (side / matrix, side / matrix), (-top, -left))
@@ -193,7 +190,7 @@ def _air_outside_field_of_view(grids: Grids, beam: Beam) -> Grids:
 
 
 def _with_model_error(weights: torch.Tensor, noisy: torch.Tensor, fraction: float) -> torch.Tensor:
-    """Inverse of (noise variance + m^2), m = fraction * rms(p) * p / (p + AIR_PATH): none for rays through air alone."""
+    """Inverse of (noise variance + m^2), m = fraction * rms(p) * p / (p + AIR_PATH): none for rays in air alone."""
     p = noisy.clamp(min=0)
     error = fraction * p.square().mean().sqrt() * p / (p + AIR_PATH)
     return weights / (1 + weights * error.square())

@@ -60,8 +60,8 @@ def simulate_mr(volume: Volume, settings: MrMeasureSettings, name: str) -> tuple
 def adopt_mr(kspace: np.ndarray, affine: np.ndarray, settings: MrMeasureSettings, name: str) -> Measurement:
     """Measurement from measured k-space (z coils y x), zero where not sampled; affine of its image grid.
 
-    The mask is read from the samples, the noise from the edge of k-space, the sensitivities from the calibration region;
-    a few samples are kept from the reconstruction to test it.
+    The mask is read from the samples, the noise from the edge of k-space, the sensitivities from the calibration
+    region; a few samples are kept from the reconstruction to test it.
     """
     _check(settings)
     if not np.isfinite(kspace).all():
@@ -126,7 +126,7 @@ def cropped_affine(affine: np.ndarray, native: tuple[int, int], matrix: tuple[in
 
 
 def resample_sensitivities(coils: torch.Tensor, matrix: tuple[int, int]) -> torch.Tensor:
-    """Sensitivities (z coils y x) at the pixels of the cropped image, linearly interpolated, sum_c |S_c|^2 = 1 again."""
+    """Sensitivities (z coils y x) at the pixels of the cropped image, by linear interpolation; sum_c |S_c|^2 = 1."""
     rows, columns = coils.shape[-2:]
     if (rows, columns) == matrix:
         return coils

@@ -131,7 +131,8 @@ def test_heldout_error_of_truth_is_the_noise_and_of_nothing_is_one(tmp_path):
     noise = np.sqrt(2 * 0.5**2 * np.count_nonzero(samples)) / np.linalg.norm(samples)
     assert units.heldout.error(torch.from_numpy(image) / units.scale) == pytest.approx(noise, rel=0.1)
     assert units.heldout.error(torch.zeros_like(problem.x_init)) == pytest.approx(1.0)
-    assert not (problem.y[..., 5].any() or problem.weights[..., 5].any())
+    assert not problem.y[..., 5].any()
+    assert not problem.weights[..., 5].any()
 
 
 def test_a_damaged_measurement_is_named(tmp_path):
