@@ -12,7 +12,8 @@ from jsonschema import Draft202012Validator, ValidationError
 from data.errors import InputError
 
 SCHEMA = Path(__file__).parent.parent / "configs" / "schema.yaml"
-_EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_WORDS = {"true": True, "false": False, "null": None}
 _TEXT_KEYS = {"studies", "volumes", "prior", "out", "license", "held_out"}
 _TYPES = {
     "integer": "a whole number",
@@ -26,15 +27,21 @@ _TYPES = {
 
 
 def plain(value: Any) -> Any:
-    """Nested dicts and lists without YAML's and Snakemake's own types; text such as 1e5, which YAML 1.1 takes for a
-    string, becomes the number that it is, except where text is meant."""
+    """Nested dicts and lists without YAML's and Snakemake's own types.
+
+    YAML 1.1 takes 1e5 for text, and Snakemake's --config takes every value inside {...} for text; what reads as a
+    number, true, false or null becomes that, except under keys that hold text.
+    """
     if isinstance(value, Mapping):
         return {str(key): item if key in _TEXT_KEYS else plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    if isinstance(value, str) and _EXPONENT.fullmatch(value.strip()):
-        return float(value)
-    return value
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if _NUMBER.fullmatch(text):
+        return int(text) if text.lstrip("+-").isdigit() else float(text)
+    return _WORDS.get(text, value)
 
 
 def check(config: Mapping[str, Any], source: str) -> None:

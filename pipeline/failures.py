@@ -25,7 +25,7 @@ class Failure:
     message: str
 
     def __str__(self) -> str:
-        return f"{'/'.join(filter(None, (self.cohort, self.study, self.series)))} {self.stage}: {self.message}"
+        return f"{'/'.join(filter(None, (self.cohort, self.study, self.series)))} {self.stage}: {self.message}".strip()
 
 
 def find(snakemake_log: str, logs: Path) -> list[Failure]:

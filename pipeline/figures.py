@@ -100,7 +100,7 @@ def _draw_column(figure, corner, title, array, style, planes, extents, heights) 
             axes.set_title(title, color=TEXT, fontsize=9, pad=5)
         if left == MARGIN["left"]:
             y = (top - height / 2) / height_inches
-            figure.text(0.13 / width_inches, y, plane, color=SOFT, fontsize=8, rotation=90, va="center", ha="center")
+            figure.text(0.13 / width_inches, y, plane[:3] if height < 0.6 else plane, color=SOFT, fontsize=7, rotation=90, va="center", ha="center")
         top -= height + MARGIN["gap"]
 
 

@@ -73,7 +73,7 @@ def simulate_ct(volume: Volume, settings: CtMeasureSettings, name: str) -> tuple
 def mu_integrals(
     hu: np.ndarray, pixel_mm: float, beam: Beam, settings: CtMeasureSettings, native: bool
 ) -> torch.Tensor:
-    """Noiseless line integrals (z views bins) of a volume (z y x) in HU; InputError for more views than memory allows."""
+    """Noiseless line integrals (z views bins) of a volume in HU (z y x); InputError: more views than memory allows."""
     model = settings.simulation_model if native else settings.reconstruction_model
     try:
         projector = CtProjector(_grid(hu, pixel_mm), beam, model=model)

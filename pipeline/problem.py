@@ -160,7 +160,7 @@ def _mr_problem(measurement: Measurement) -> tuple[Problem, Units]:
 
 
 def _mr_norm(mask: Tensor, sensitivities: Tensor) -> float:
-    """|A| from the middle slice: all slices have sum_c |S_c|^2 <= 1 and so the same bound, which smooth images attain."""
+    """|A| from the middle slice; all slices have sum_c |S_c|^2 <= 1 and the same bound, which smooth images attain."""
     middle = sensitivities.shape[0] // 2
     chosen = mask if mask.ndim == 2 else mask[middle : middle + 1]
     one = CartesianMri(chosen, sensitivities[middle : middle + 1])

@@ -163,7 +163,10 @@ def _names(folder: Path, chosen: list[str] | None, *stages: str) -> list[str]:
 
 def _baseline_names(folder: Path, chosen: list[str] | None) -> list[str]:
     present = {path.name.removesuffix(".nii.gz") for path in (folder / "baseline").glob("*.nii.gz")}
-    return sorted(present) if chosen is None else [name for name in chosen if name in present]
+    if chosen is not None:
+        return [name for name in chosen if name in present]
+    order = list(METHOD_NAMES)
+    return sorted(present, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def _volumes(folder: Path, solvers: list[str], baselines: list[str]) -> Iterator[tuple[str, str, str, Any]]:

@@ -25,10 +25,10 @@ function registerMaps(nv) {
 }
 
 const OPTIONS = {
-  backColor: [0, 0, 0, 1], crosshairColor: [0.38, 0.79, 0.74, 0.75], crosshairWidth: 1, crosshairWidthUnit: "voxels",
-  crosshairGap: 6, fontColor: [0.72, 0.78, 0.82, 1], fontMinPx: 12, fontSizeScaling: 0.2, isRadiologicalConvention: true,
+  backColor: [0, 0, 0, 1], crosshairColor: [0.38, 0.79, 0.74, 0.75], crosshairWidth: 0.5, crosshairWidthUnit: "percent",
+  crosshairGap: 10, fontColor: [0.72, 0.78, 0.82, 1], fontMinPx: 12, fontSizeScaling: 0.2, isRadiologicalConvention: true,
   show3Dcrosshair: false, multiplanarShowRender: 0, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
-  dragAndDropEnabled: false, loadingText: "", logLevel: "silent", isColorbar: false,
+  dragAndDropEnabled: false, isCornerOrientationText: true, loadingText: "", logLevel: "silent", isColorbar: false,
   mouseEventConfig: { leftButton: { primary: 8, withShift: 3 }, rightButton: 0, centerButton: 3 },
 };
 
@@ -51,7 +51,8 @@ function planeTiles(data, width, height) {
   const sizes = [[x, y], [x, z], [y, z]];
   return ["axial", "coronal", "sagittal"].map((plane, i) => {
     const [px, py, gx, gy] = best.at[i];
-    const box = [left + px * scale + gap * gx, top + py * scale + gap * gy, sizes[i][0] * scale, sizes[i][1] * scale];
+    const centring = best === layouts[0] ? ((best.size[0] - sizes[i][0]) * scale) / 2 : 0;
+    const box = [left + centring + px * scale + gap * gx, top + py * scale + gap * gy, sizes[i][0] * scale, sizes[i][1] * scale];
     return { sliceType: SLICE[plane], position: [box[0] / width, box[1] / height, box[2] / width, box[3] / height] };
   });
 }

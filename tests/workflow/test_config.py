@@ -114,6 +114,16 @@ def test_numbers_that_yaml_reads_as_text(place):
     assert json.loads(plan_of.load(config, place).settings("measure", "chest"))["photons"] == 1e5
 
 
+def test_values_on_the_command_line_are_text_to_snakemake(place):
+    words = {"measure": {"views": "31", "bins": "null"}, "ingest": {"slices": ["1", "4"]}}
+    config = cohort(place, reconstruct={"point": "false"}, **words)
+    plan = plan_of.load(config, place)
+    measure = json.loads(plan.settings("measure", "chest"))
+    assert (measure["views"], measure["bins"]) == (31, None)
+    assert json.loads(plan.settings("reconstruct", "chest", "pam"))["point"] is False
+    assert json.loads(plan.settings("ingest", "chest"))["slices"] == [1, 4]
+
+
 def test_global_studies_fill_only_cohorts_that_name_none(place):
     (place / "other" / "third").mkdir(parents=True)
     config = cohort(place)
