@@ -51,13 +51,13 @@ def find_calibration(mask: np.ndarray) -> tuple[slice, slice]:
 def noise_per_coil(kspace: np.ndarray, mask: np.ndarray, name: str) -> np.ndarray:
     """Standard deviation (coils) of the noise in each of real and imaginary part, from the outermost samples.
 
-    median(|n|) / 0.6745 over the fifth of the samples that lie farthest out: signal in a few of them does no harm.
+    median(|n|) / 0.6745 over the tenth of the samples that lie farthest out: signal in a few of them does no harm.
     """
     rows, columns = mask.shape[-2:]
     y = (np.arange(rows) - rows // 2) / (rows / 2)
     x = (np.arange(columns) - columns // 2) / (columns / 2)
     radius = np.broadcast_to(np.hypot(y[:, None], x[None]), mask.shape)
-    farthest = mask & (radius >= np.quantile(radius[mask], 0.8))
+    farthest = mask & (radius >= np.quantile(radius[mask], 0.9))
     chosen = np.broadcast_to(farthest, (kspace.shape[0], rows, columns))
     values = np.moveaxis(kspace, 1, 0)[:, chosen]
     if values.shape[1] < MIN_NOISE_SAMPLES:

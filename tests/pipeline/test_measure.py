@@ -73,7 +73,8 @@ def test_a_coarser_grid_stays_where_it_was_in_the_patient(matrix):
     averaged = area_average(world, matrix)
     x, y = np.meshgrid(np.arange(matrix[1]), np.arange(matrix[0]))
     expected = np.stack([coarse[axis, 0] * x + coarse[axis, 1] * y + coarse[axis, 3] for axis in range(2)])
-    np.testing.assert_allclose(averaged, expected, atol=1e-4)
+    # A cell that is split counts with its one value, so a ramp is kept to a fraction of a cell where cells are split.
+    np.testing.assert_allclose(averaged, expected, atol=1e-4 if rows % matrix[0] == columns % matrix[1] == 0 else 0.12)
 
 
 @pytest.mark.parametrize("beam", ["parallel", "fan"])
@@ -86,7 +87,7 @@ def test_noiseless_rays_through_a_disc_are_its_chords(beam):
     s = (np.arange(geometry.bins) - (geometry.bins - 1) / 2) * geometry.bin_mm
     if beam == "fan":
         fan = np.arctan2(s, settings.source_axis_mm + settings.axis_detector_mm)
-        s, angles = settings.source_axis_mm * np.sin(fan), angles + fan
+        s, angles = settings.source_axis_mm * np.sin(fan), angles - fan
     # Rows run downwards, so the disc's centre is at y = -centre[1].
     distance = s - (centre[0] * np.cos(angles) - centre[1] * np.sin(angles))
     chords = 0.0192 * 2 * np.sqrt(np.maximum(radius**2 - distance**2, 0))
@@ -157,7 +158,7 @@ def test_a_small_detector_sees_a_disc_and_nothing_outside_it():
     ("section", "words"),
     [
         ({"views": 2_000_000}, "views"),
-        ({"views": 90_000, "working_matrix": 64, "bins": 90_000}, "memory"),
+        ({"views": 90_000, "working_matrix": 64, "bins": 90_000}, "GB are free"),
         ({"view": 3}, "did you mean 'views'"),
         ({"beam": "cone"}, "parallel, fan"),
         ({"working_matrix": 64, "simulation_model": "linear"}, "must differ"),
@@ -247,13 +248,13 @@ def test_a_wave_keeps_its_place_in_the_patient_when_kspace_is_cropped(columns, m
 
 def test_coarser_sensitivities_lie_where_the_cropped_image_lies():
     columns, matrix = 32, 20
-    ramp = torch.linspace(0, 1, columns).expand(1, 1, 8, columns)
-    coils = torch.cat([ramp, (1 - ramp**2).clamp(min=0).sqrt()], dim=1).to(torch.complex64)
-    coarse = resample_sensitivities(coils, (8, matrix))[0, 0, 0].real.numpy()
-    places = cropped_affine(np.eye(4), (8, columns), (8, matrix)) @ np.array(
-        [np.arange(matrix)] + [np.ones(matrix)] * 3
-    )
-    np.testing.assert_allclose(coarse, places[0] / (columns - 1), atol=5e-3)
+    angle = torch.linspace(0, 1.5, columns).expand(1, 1, 8, columns)
+    coils = torch.cat([angle.cos(), angle.sin()], dim=1).to(torch.complex64)
+    coarse = resample_sensitivities(coils, (8, matrix))[0].real
+    affine = cropped_affine(np.eye(4), (8, columns), (8, matrix))
+    places = np.minimum(affine[0, 0] * np.arange(matrix) + affine[0, 3], columns - 1)
+    found = torch.atan2(coarse[1, 0], coarse[0, 0]).numpy()
+    np.testing.assert_allclose(found, 1.5 * places / (columns - 1), atol=1e-4)
 
 
 def test_working_matrix_is_even_and_never_finer():
@@ -285,7 +286,8 @@ def test_calibration_is_the_sampled_rectangle_about_the_centre():
 
 def test_noise_is_found_beneath_a_strong_image():
     rng = np.random.default_rng(0)
-    image = torch.from_numpy(head((4, 64, 64)).array_zyx).to(torch.complex64)
+    at = torch.linspace(-3, 3, 64)
+    image = 600 * torch.exp(-(at[:, None] ** 2) - at**2).expand(4, 64, 64).to(torch.complex64)
     clean = fft2(image[:, None] * torch.tensor([1.0, 0.3])[None, :, None, None]).numpy()
     sigma = np.array([4.0, 9.0])
     noise = rng.normal(size=(*clean.shape, 2)) @ np.array([1, 1j]) * sigma[None, :, None, None]
