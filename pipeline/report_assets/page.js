@@ -181,6 +181,7 @@ function setPlane(plane) {
   }
   state.plane = plane;
   views.forEach((view) => view.layout());
+  if (plane === "render") views.forEach((view) => guard(view.shade()));
 }
 
 function controls() {

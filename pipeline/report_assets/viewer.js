@@ -7,6 +7,9 @@ const MAPS = {
   error: ["#9fd6ff", "#3f9be6", "#1c4f8a", "#0b0d10", "#8a4413", "#ec8a2b", "#ffdca8"],
 };
 
+const ALPHA = { image: 1, std: 0.35 };
+const CAMERA = { azimuth: 155, elevation: 28, scale: 1.25 };
+
 function channel(colours, at) {
   return colours.map((colour) => parseInt(colour.slice(at, at + 2), 16));
 }
@@ -16,7 +19,7 @@ function colourMap(kind) {
   const colours = MAPS[kind];
   const last = colours.length - 1;
   const stops = colours.map((_, i) => Math.round((255 * i) / last));
-  const alpha = stops.map((s) => (kind === "error" ? Math.round(Math.abs(s - 127.5) * 1.2) : Math.round(s * 0.5)));
+  const alpha = stops.map((s) => (kind === "error" ? Math.round(Math.abs(s - 127.5) * 1.2) : Math.round(s * ALPHA[kind])));
   return { R: channel(colours, 1), G: channel(colours, 3), B: channel(colours, 5), A: alpha, I: stops };
 }
 
@@ -68,7 +71,7 @@ class View {
   async open(key) {
     await this.nv.attachToCanvas(this.canvas, false);
     registerMaps(this.nv);
-    this.nv.opts.multiplanarShowRender = 0;
+    this.reset();
     await this.show(key);
   }
 
@@ -157,6 +160,13 @@ class View {
     });
   }
 
+  // Shading needs gradients of the whole volume: computed when 3D is first asked for.
+  async shade() {
+    if (!this.store.data.render_3d || this.shaded === this.key) return;
+    this.shaded = this.key;
+    await this.nv.setVolumeRenderIllumination(this.store.kind(this.key) === "image" ? 0.7 : 0);
+  }
+
   follow(other) {
     const [to, from] = [this.nv.scene, other.nv.scene];
     to.crosshairPos = [...from.crosshairPos];
@@ -180,7 +190,7 @@ class View {
   reset() {
     const { scene } = this.nv;
     scene.pan2Dxyzmm = [0, 0, 0, 1];
-    [scene.renderAzimuth, scene.renderElevation, scene.volScaleMultiplier] = [110, 10, 1];
+    [scene.renderAzimuth, scene.renderElevation, scene.volScaleMultiplier] = Object.values(CAMERA);
     scene.crosshairPos = [0.5, 0.5, 0.5];
     this.nv.drawScene();
   }
