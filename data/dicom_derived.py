@@ -21,7 +21,7 @@ from data.volume import spacing_of
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 RESEARCH_ONLY = "RESEARCH ONLY - not for diagnosis"
 LARGEST = 2**15 - 1
-CODE_LIKE = ("BodyPartExamined", "PatientPosition")
+CODE_LIKE = ("BodyPartExamined", "PatientPosition", "Laterality")
 NUMERIC = {"ct": ("KVP",), "mr": ("RepetitionTime", "EchoTime", "InversionTime", "FlipAngle", "MagneticFieldStrength")}
 COPIED = {"ct": (), "mr": ("ScanningSequence", "SequenceVariant", "ScanOptions", "MRAcquisitionType")}
 IDENTITY = (
@@ -184,6 +184,9 @@ def _technique(dataset: Dataset, source: Source) -> None:
         parts = [value] if isinstance(value, str) else list(value or ())
         if parts and all(re.fullmatch(r"[A-Z0-9_ ]{1,16}", str(part)) for part in parts):
             setattr(dataset, keyword, value)
+    for keyword in ("PatientPosition", "Laterality"):
+        if keyword not in dataset:
+            setattr(dataset, keyword, "")
     for keyword in NUMERIC[modality]:
         value = header.get(keyword)
         if isinstance(value, int | float):
