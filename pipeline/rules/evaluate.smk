@@ -21,7 +21,7 @@ rule evaluate:
 rule study:
     input:
         metrics=partial(for_series, "<results>/{cohort}/{study}/{series}/metrics.tsv"),
-        exports=partial(for_series, "<results>/{cohort}/{study}/{series}/export"),
+        exports=partial(for_series, "<results>/{cohort}/{study}/{series}/export/dataset_description.json"),
         pages=partial(for_series, "<results>/reports/{cohort}_{study}_{series}.html"),
     output:
         "<results>/{cohort}/{study}/summary.tsv",

@@ -4,7 +4,7 @@ rule export:
         measurement="<results>/{cohort}/{study}/{series}/measurement/measurement.safetensors",
         methods=for_methods,
     output:
-        directory("<results>/{cohort}/{study}/{series}/export"),
+        "<results>/{cohort}/{study}/{series}/export/dataset_description.json",
     log:
         "<logs>/{cohort}/{study}/{series}/export.log",
     benchmark:
@@ -12,8 +12,9 @@ rule export:
     conda:
         "../../environment.yml"
     params:
-        folder=subpath(output[0], parent=True),
+        folder=subpath(output[0], ancestor=2),
+        out=subpath(output[0], parent=True),
         settings=settings("export"),
     shell:
         "python -m pipeline.export --series-dir {params.folder:q} --ingest {input.ingest:q}/{wildcards.series}"
-        " --out {output:q} --settings {params.settings:q} 2>&1 | tee {log:q} >&2"
+        " --out {params.out:q} --settings {params.settings:q} 2>&1 | tee {log:q} >&2"
