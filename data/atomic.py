@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,7 +70,16 @@ def _sync_tree(path: Path) -> None:
         for child in path.iterdir():
             if not child.is_symlink():
                 _sync_tree(child)
+    elif stat.S_IMODE(path.stat().st_mode) == 0o600:
+        path.chmod(_usual_mode())
     _sync(path)
+
+
+def _usual_mode() -> int:
+    """Permissions of a new file under the user's umask, for writers that make private files whatever it says."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def _sync(path: Path) -> None:

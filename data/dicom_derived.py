@@ -21,7 +21,10 @@ from data.volume import spacing_of
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 RESEARCH_ONLY = "RESEARCH ONLY - not for diagnosis"
 LARGEST = 2**15 - 1
-CODE_LIKE = ("BodyPartExamined", "PatientPosition", "Laterality")
+UNPAIRED = (
+    "ABDOMEN", "ABDOMENPELVIS", "BRAIN", "CHEST", "CHESTABDOMEN", "CHESTABDPELVIS", "CSPINE", "HEAD", "HEADNECK",
+    "HEART", "LIVER", "LSPINE", "NECK", "PELVIS", "SKULL", "SPINE", "TSPINE", "WHOLEBODY",
+)  # fmt: skip
 NUMERIC = {"ct": ("KVP",), "mr": ("RepetitionTime", "EchoTime", "InversionTime", "FlipAngle", "MagneticFieldStrength")}
 COPIED = {"ct": (), "mr": ("ScanningSequence", "SequenceVariant", "ScanOptions", "MRAcquisitionType")}
 IDENTITY = (
@@ -179,14 +182,17 @@ def _patient_and_study(dataset: Dataset, source: Source, deidentify: bool) -> No
 def _technique(dataset: Dataset, source: Source) -> None:
     """Numbers and defined terms of the acquisition, looked at before they are copied."""
     header, modality = source.header, source.modality
-    for keyword in (*CODE_LIKE, *COPIED[modality]):
+    for keyword in ("PatientPosition", *COPIED[modality]):
         value = header.get(keyword)
         parts = [value] if isinstance(value, str) else list(value or ())
         if parts and all(re.fullmatch(r"[A-Z0-9_ ]{1,16}", str(part)) for part in parts):
             setattr(dataset, keyword, value)
-    for keyword in ("PatientPosition", "Laterality"):
-        if keyword not in dataset:
-            setattr(dataset, keyword, "")
+    if "PatientPosition" not in dataset:
+        dataset.PatientPosition = ""
+    if header.get("BodyPartExamined") in UNPAIRED:
+        dataset.BodyPartExamined = header.BodyPartExamined
+    else:
+        dataset.Laterality = header.get("Laterality") if header.get("Laterality") in ("L", "R") else ""
     for keyword in NUMERIC[modality]:
         value = header.get(keyword)
         if isinstance(value, int | float):

@@ -24,7 +24,7 @@ from data.reasons import REASONS
 from data.study import Finding, find_series
 from data.volume import Volume, slab
 from pipeline.cli import json_object, main_wrapper
-from pipeline.measurement import write_tensors
+from pipeline.measurement import file_digest, write_tensors
 from pipeline.paths import label
 from pipeline.settings import build, require_choice
 
@@ -185,19 +185,7 @@ def _describe(volume: Volume) -> dict[str, Any]:
 
 def _hash(files: tuple[Path, ...]) -> str:
     """SHA-256 over the SHA-256s of the files' contents, in an order that does not depend on their names."""
-    digests = []
-    for path in files:
-        with path.open("rb") as handle:
-            digests.append(hashlib_digest(handle))
-    return sha256("".join(sorted(digests)).encode()).hexdigest()
-
-
-def hashlib_digest(handle) -> str:
-    """SHA-256 of an open file as hexadecimal digits."""
-    digest = sha256()
-    while chunk := handle.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
+    return sha256("".join(sorted(file_digest(path) for path in files)).encode()).hexdigest()
 
 
 def _refuse_study(study: Path, rows: list, errors: list[InputError], settings: IngestSettings) -> None:

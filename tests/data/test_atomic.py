@@ -1,5 +1,7 @@
 """Complete or not at all."""
 
+import os
+
 import pytest
 
 from data.atomic import atomic_directory, atomic_path, write_text
@@ -51,6 +53,16 @@ def test_error_keeps_the_old_folder(tmp_path):
         _fail(atomic_directory(final), OSError)
     assert [path.name for path in final.iterdir()] == ["kept"]
     assert list(tmp_path.iterdir()) == [final]
+
+
+def test_permissions_follow_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        with atomic_path(tmp_path / "result") as temporary:
+            temporary.touch(0o600)
+    finally:
+        os.umask(old)
+    assert (tmp_path / "result").stat().st_mode & 0o777 == 0o640
 
 
 def test_writing_nothing_is_an_error(tmp_path):

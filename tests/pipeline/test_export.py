@@ -173,14 +173,21 @@ def test_dicom_says_what_it_is(done):
     assert len(seen) == 2 * 5
 
 
+CHEST = {"BodyPartExamined": "CHEST", "PatientPosition": "FFS"}
+KNEE = {"BodyPartExamined": "KNEE", "PatientPosition": "HFS"}
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
 @pytest.mark.parametrize(
-    ("modality", "kind"), [("CT", "dicom"), ("CT", "enhanced"), ("MR", "dicom"), ("MR", "enhanced")]
+    ("kind", "part"),
+    [("dicom", {}), ("dicom", CHEST), ("dicom", KNEE), ("dicom", KNEE | {"Laterality": "L"}), ("enhanced", CHEST)],
+    ids=["nothing", "chest", "knee", "left-knee", "enhanced"],
 )
 @pytest.mark.oracle
-def test_validators_find_no_error(tmp_path, modality, kind):
+def test_validators_find_no_error(tmp_path, modality, kind, part):
     if not shutil.which("dciodvfy"):
         pytest.skip("dciodvfy, the validator, is not installed: apt-get install dicom3tools")
-    series = build.Series(modality, tags=MR_TAGS if modality == "MR" else {})
+    series = build.Series(modality, tags=part | (MR_TAGS if modality == "MR" else {}))
     results, ingested, _ = make(tmp_path, series, kind)
     assert export(results, ingested, results / "export", modality=modality.lower()) == 0
     files = sorted((results / "export" / "dicom").rglob("*.dcm"))
