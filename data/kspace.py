@@ -56,11 +56,11 @@ def _notes(path: Path) -> dict:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{beside} is not a JSON file: correct it.", "json") from error
     if not isinstance(notes, dict) or not isinstance(notes.get("axes"), str) or "spacing_mm" not in notes:
-        raise InputError(f"{beside} needs axes, such as \"coils y x\", and spacing_mm: add them.", "json")
+        raise InputError(f'{beside} needs axes, such as "coils y x", and spacing_mm: add them.', "json")
     if notes.get("dc", "centre") not in ("centre", "corner"):
-        raise InputError(f"{beside} has a dc that is neither \"centre\" nor \"corner\": correct it.", "json")
+        raise InputError(f'{beside} has a dc that is neither "centre" nor "corner": correct it.', "json")
     if notes.get("modality", "mr") != "mr":
-        raise InputError(f"{beside} has a modality that is not \"mr\": k-space is MR only.", "json")
+        raise InputError(f'{beside} has a modality that is not "mr": k-space is MR only.', "json")
     return notes
 
 
@@ -110,7 +110,7 @@ def _check_shape(path: Path, notes: dict, axes: list[str], source) -> None:
     shape = list(source.shape)
     said = notes.get("shape")
     if len(shape) != len(axes) or (said is not None and said != shape):
-        says = f"shape {said}" if said is not None else f"axes \"{notes['axes']}\""
+        says = f"shape {said}" if said is not None else f'axes "{notes["axes"]}"'
         raise InputError(f"{path} has the shape {shape} where its JSON says {says}: correct one of them.", "shape")
     if source.dtype.kind != "c":
         raise InputError(f"{path} holds {source.dtype} and not complex numbers: save it as complex64.", "not-scalar")

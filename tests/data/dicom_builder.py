@@ -50,8 +50,10 @@ class Series:
         return np.cross(self.orientation[:3], self.orientation[3:])
 
     def position(self, z: int) -> np.ndarray:
-        return np.array(self.first_mm) + self.normal * self.spacing_mm * z + self.shift_mm * z * np.array(
-            self.orientation[:3]
+        return (
+            np.array(self.first_mm)
+            + self.normal * self.spacing_mm * z
+            + self.shift_mm * z * np.array(self.orientation[:3])
         )
 
     @property

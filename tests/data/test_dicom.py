@@ -99,9 +99,7 @@ def test_enhanced_equals_single_frame_file(tmp_path):
 def test_monochrome1_keeps_values(tmp_path):
     series = build.Series(tags={"PhotometricInterpretation": "MONOCHROME1"})
     build.write(series, tmp_path)
-    np.testing.assert_array_equal(
-        read_only_series(tmp_path).array_zyx, series.stored * build.SLOPE + build.INTERCEPT
-    )
+    np.testing.assert_array_equal(read_only_series(tmp_path).array_zyx, series.stored * build.SLOPE + build.INTERCEPT)
 
 
 @pytest.mark.parametrize("syntax", [None, ImplicitVRLittleEndian])
@@ -151,9 +149,7 @@ def test_transfer_syntaxes(tmp_path, syntax):
     series = build.Series()
     for path in build.write(series, tmp_path):
         _resave(path, syntax)
-    np.testing.assert_array_equal(
-        read_only_series(tmp_path).array_zyx, series.stored * build.SLOPE + build.INTERCEPT
-    )
+    np.testing.assert_array_equal(read_only_series(tmp_path).array_zyx, series.stored * build.SLOPE + build.INTERCEPT)
 
 
 def test_deflated_bomb_is_refused(tmp_path, monkeypatch):
@@ -206,9 +202,7 @@ def test_copies_are_dropped(tmp_path):
     (tmp_path / "copy").write_bytes(paths[2].read_bytes())
     (tmp_path / "renamed").write_bytes(paths[3].read_bytes())
     build.edit(tmp_path / "renamed", {"SOPInstanceUID": pydicom.uid.generate_uid()})
-    np.testing.assert_array_equal(
-        read_only_series(tmp_path).array_zyx, series.stored * build.SLOPE + build.INTERCEPT
-    )
+    np.testing.assert_array_equal(read_only_series(tmp_path).array_zyx, series.stored * build.SLOPE + build.INTERCEPT)
 
 
 def _reason(folder):
