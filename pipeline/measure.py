@@ -14,6 +14,7 @@ from pipeline.cli import json_object, main_wrapper
 from pipeline.measure_ct import simulate_ct
 from pipeline.measure_mr import adopt_mr, simulate_mr
 from pipeline.measurement import Measurement, read_tensors, write_measurement
+from pipeline.problem import with_start
 from pipeline.settings import CtMeasureSettings, MrMeasureSettings, build, require_choice
 
 
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     measurement, truth = measure(arguments.input, json_object(arguments.settings))
+    measurement = with_start(measurement)
     truth_path = arguments.out / "truth.nii.gz"
     if truth is None:
         truth_path.unlink(missing_ok=True)

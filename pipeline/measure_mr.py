@@ -32,18 +32,18 @@ def simulate_mr(volume: Volume, settings: MrMeasureSettings, name: str) -> tuple
     magnitude = torch.from_numpy(np.maximum(volume.array_zyx, 0).astype(np.float32))
     slices, rows, columns = magnitude.shape
     matrix = working_matrix(volume, settings.working_spacing_mm)
-    phase = simulate_smooth_phase((slices, rows, columns), generator(settings.seed, "mr", "phase"))
-    coils = simulate_sensitivities(settings.coils, (slices, rows, columns), generator(settings.seed, "mr", "coils"))
-    image = magnitude * torch.exp(1j * phase) if not phase.is_complex() else magnitude * phase
+    phasors = simulate_smooth_phase((slices, rows, columns), generator(settings.seed, "mr", "phase"))
+    coils = simulate_sensitivities(
+        settings.coils, (slices, rows, columns), generator(settings.seed, "mr", "coils"), volume.spacing_mm
+    )
+    image = magnitude * phasors
     clean = torch.stack([crop_kspace(fft2(coils[z] * image[z]), matrix) for z in range(slices)])
     known = resample_sensitivities(coils, matrix)
     truth = torch.stack([(known[z].conj() * ifft2(clean[z])).sum(0) for z in range(slices)]).abs().numpy()
     peak = float(np.percentile(truth, 99.5))
     if not peak > 0:
         raise InputError(f"{name}: the volume is empty; leave this series out.")
-    mask = MASKS[settings.mask](
-        matrix, settings.acceleration, settings.calibration_fraction, generator(settings.seed, "mr", "mask")
-    )
+    mask = make_mask(settings, matrix)
     sigma = settings.noise_fraction * peak
     noisy, _ = gaussian_noise(clean, sigma, generator(settings.seed, "mr", "noise"))
     noisy = noisy * mask
@@ -88,6 +88,15 @@ def adopt_mr(kspace: np.ndarray, affine: np.ndarray, settings: MrMeasureSettings
     if heldout.any():
         tensors |= pack_kspace(kspace, heldout, prefix="heldout_")
     return Measurement(tensors, _metadata(settings, "measured", shape, affine, sigma))
+
+
+def make_mask(settings: MrMeasureSettings, matrix: tuple[int, int]) -> torch.Tensor:
+    """The sampling mask (y x); InputError where acceleration and calibration region exclude each other."""
+    draw = generator(settings.seed, "mr", "mask")
+    try:
+        return MASKS[settings.mask](matrix, settings.acceleration, settings.calibration_fraction, draw)
+    except ValueError as error:
+        raise InputError(f"measure: {error}") from error
 
 
 def working_matrix(volume: Volume, working_spacing_mm: float | None) -> tuple[int, int]:
@@ -151,7 +160,10 @@ def estimated_sensitivities(kspace: torch.Tensor, mask: np.ndarray, name: str) -
             f"{name}: the fully sampled centre of k-space has {height} by {width} samples, too few to estimate coil "
             f"sensitivities from; measure at least {MIN_CALIBRATION} by {MIN_CALIBRATION}."
         )
-    return estimate_sensitivities(kspace, (rows, columns))
+    try:
+        return estimate_sensitivities(kspace, (rows, columns))
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error
 
 
 def _metadata(

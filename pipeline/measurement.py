@@ -4,8 +4,9 @@ Tensors, CT: line_integrals (z views bins), without unit; weights, same shape, t
 Tensors, MR: mask (y x) or (z y x); samples (z coils n), the k-space at the n true places of a (y x) mask, or kspace
 (z coils y x) for a mask that changes with z; sensitivities (z coils y x); heldout_mask with heldout_samples or
 heldout_kspace: measured, but kept from the reconstruction.
+Both: start (z y x), the classical reconstruction that samplers start from (CT: HU/1000; MR: complex, as measured).
 The header key "sliceweave" holds a JSON object: modality, affine, spacing_mm (z y x), shape_zyx, source,
-noise, settings.
+noise, settings, operator_norm.
 """
 
 import hashlib
@@ -101,10 +102,10 @@ def pack_kspace(kspace: np.ndarray, mask: np.ndarray, prefix: str = "") -> dict[
 
 
 def unpack_kspace(tensors: dict[str, np.ndarray], prefix: str = "") -> tuple[np.ndarray, np.ndarray]:
-    """(k-space (z coils y x), zero off the mask; mask (y x) or (z y x)) from pack_kspace's tensors."""
+    """(k-space (z coils y x), a new array, zero off the mask; mask (y x) or (z y x)) from pack_kspace's tensors."""
     mask = tensors[f"{prefix}mask"]
     if mask.ndim == 3:
-        return tensors[f"{prefix}kspace"], mask
+        return tensors[f"{prefix}kspace"].copy(), mask
     samples = tensors[f"{prefix}samples"]
     kspace = np.zeros((*samples.shape[:2], *mask.shape), samples.dtype)
     kspace[:, :, mask] = samples

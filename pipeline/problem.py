@@ -70,6 +70,14 @@ def load_problem(directory: Path, device: str = "cpu") -> tuple[Problem, Units]:
     return problem.to(device), replace(units, heldout=heldout)
 
 
+def with_start(measurement: Measurement) -> Measurement:
+    """The measurement with what takes time to find: |A| and the classical start, so that it is found once."""
+    problem, units = _ct_problem(measurement) if measurement.modality == "ct" else _mr_problem(measurement)
+    factor = units.scale if measurement.modality == "mr" else 1.0
+    tensors = measurement.tensors | {"start": (problem.x_init * factor).numpy()}
+    return Measurement(tensors, measurement.metadata | {"operator_norm": problem.A.factor})
+
+
 def smooth_start(A: LinearOperator, y: Tensor, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
     """argmin_x |y - A x|^2_V / 2 + lambda |D x|^2 / 2 with D the 3D gradient, then no voxel below air (-1).
 
@@ -103,14 +111,15 @@ def _ct_problem(measurement: Measurement) -> tuple[Problem, Units]:
     except ValueError as error:
         raise InputError(f"measure: {error}") from error
     one_slice = (1, *shape[1:])
-    norm = operator_norm(projector, one_slice, torch.float32, generator(0, "operator norm"))
+    norm = meta.get("operator_norm") or operator_norm(projector, one_slice, torch.float32, generator(0, "norm"))
     A = Normalised(projector, norm)
     mu = meta["mu_water_per_mm"]
     integrals = torch.from_numpy(measurement.tensors["line_integrals"])
     water = projector(torch.ones(one_slice))
     y = (integrals / mu - water) / norm
     weights = torch.from_numpy(measurement.tensors["weights"]) * (mu * norm) ** 2
-    x_init = smooth_start(A, y, weights, shape)
+    start = measurement.tensors.get("start")
+    x_init = smooth_start(A, y, weights, shape) if start is None else torch.from_numpy(start)
     units = Units("ct", 1000.0, measurement.affine, "HU")
     problem = Problem(
         A=A,
@@ -131,13 +140,14 @@ def _mr_problem(measurement: Measurement) -> tuple[Problem, Units]:
     kspace, mask = unpack_kspace(measurement.tensors)
     sensitivities = torch.from_numpy(measurement.tensors["sensitivities"])
     acquisition = CartesianMri(torch.from_numpy(mask), sensitivities)
-    norm = _mr_norm(torch.from_numpy(mask), sensitivities)
+    norm = measurement.metadata.get("operator_norm") or _mr_norm(torch.from_numpy(mask), sensitivities)
     A = Normalised(acquisition, norm)
     sigma = torch.tensor(measurement.metadata["noise"]["sigma_per_coil"], dtype=torch.float32)
     sampled = torch.from_numpy(mask if mask.ndim == 3 else mask[None])[:, None]
     weights = sampled * (norm / sigma[None, :, None, None]) ** 2
-    y = torch.from_numpy(kspace) / norm
-    start = cg_sense_start(A, y, weights, shape)
+    y = torch.from_numpy(kspace).div_(norm)
+    stored = measurement.tensors.get("start")
+    start = cg_sense_start(A, y, weights, shape) if stored is None else torch.from_numpy(stored)
     scale = float(np.percentile(start.abs().numpy(), 99.5))
     if not scale > 0:
         raise InputError("measurement.safetensors: its CG-SENSE image is empty; leave this series out.")
@@ -148,7 +158,7 @@ def _mr_problem(measurement: Measurement) -> tuple[Problem, Units]:
         heldout = HeldOut(operator, torch.from_numpy(samples) / (norm * scale))
     problem = Problem(
         A=A,
-        y=y / scale,
+        y=y.div_(scale),
         weights=weights * scale**2,
         x_init=start / scale,
         sigma_init=MR_SIGMA_INIT,
@@ -165,4 +175,4 @@ def _mr_norm(mask: Tensor, sensitivities: Tensor) -> float:
     chosen = mask if mask.ndim == 2 else mask[middle : middle + 1]
     one = CartesianMri(chosen, sensitivities[middle : middle + 1])
     shape = (1, *sensitivities.shape[2:])
-    return operator_norm(one, shape, torch.complex64, generator(0, "operator norm"))
+    return operator_norm(one, shape, torch.complex64, generator(0, "norm"))

@@ -7,7 +7,7 @@ from operators.fourier import fft2
 from operators.norm import operator_norm
 from pipeline.measure_ct import simulate_ct
 from pipeline.measurement import Measurement, pack_kspace, read_measurement, unpack_kspace, write_measurement
-from pipeline.problem import load_problem
+from pipeline.problem import load_problem, with_start
 from pipeline.settings import CtMeasureSettings
 
 AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])
@@ -104,7 +104,9 @@ def test_kspace_survives_packing(tmp_path, dimensions):
         mask = np.stack([mask] * 3 + [np.roll(mask, 1, axis=1)])
         kspace = kspace * mask[:, None]
     write_measurement(tmp_path, Measurement(pack_kspace(kspace, mask), {"modality": "mr"}))
-    again, again_mask = unpack_kspace(read_measurement(tmp_path).tensors)
+    tensors = read_measurement(tmp_path).tensors
+    unpack_kspace(tensors)[0][:] = 0
+    again, again_mask = unpack_kspace(tensors)
     np.testing.assert_array_equal(again, kspace)
     np.testing.assert_array_equal(again_mask, mask)
 
@@ -141,3 +143,14 @@ def test_a_damaged_measurement_is_named(tmp_path):
         load_problem(tmp_path)
     with pytest.raises(ValueError, match="no such file"):
         load_problem(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("modality", ["ct", "mr"])
+def test_a_stored_start_changes_nothing_but_the_time(tmp_path, ct, modality):
+    measurement = ct[0] if modality == "ct" else mr_measurement(heldout=True)[0]
+    write_measurement(tmp_path / "plain", measurement)
+    write_measurement(tmp_path / "stored", with_start(measurement))
+    (plain, plain_units), (stored, stored_units) = (load_problem(tmp_path / name) for name in ("plain", "stored"))
+    assert stored_units.scale == pytest.approx(plain_units.scale, rel=1e-6)
+    for name in ("y", "weights", "x_init"):
+        torch.testing.assert_close(getattr(stored, name), getattr(plain, name), rtol=1e-5, atol=1e-6)
