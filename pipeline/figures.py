@@ -10,6 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image as PillowImage
 
+from data.volume import Volume, to_closest_ras
 from pipeline.report_series import Image, ReportSeries
 
 GROUND, TEXT, SOFT = "#0d1317", "#e4ebf0", "#a7b6c1"
@@ -20,23 +21,21 @@ COLUMN_INCHES = 2.5
 MARGIN = {"left": 0.32, "right": 0.06, "top": 0.34, "bottom": 0.62, "gap": 0.05}
 
 
-def plane_slice(array_zyx: np.ndarray, plane: str) -> np.ndarray:
-    """The central slice as an image with rows downwards: anterior or superior on top, the patient's right at the left.
-
-    Assumes that x, y, z of the array run to the patient's right or left, front or back, as `oriented` leaves them.
-    """
-    z, y, x = (size // 2 for size in array_zyx.shape)
+def plane_slice(volume: Volume, plane: str) -> np.ndarray:
+    """The central slice of a closest-RAS volume, rows downwards: anterior or superior on top, the patient's right and,
+    in sagittal slices, the front at the left."""
+    array = volume.array_zyx
+    z, y, x = (size // 2 for size in array.shape)
     if plane == "axial":
-        return array_zyx[z, ::-1, ::-1]
+        return array[z, ::-1, ::-1]
     if plane == "coronal":
-        return array_zyx[::-1, y, ::-1]
-    return array_zyx[::-1, :, x][:, ::-1]
+        return array[::-1, y, ::-1]
+    return array[::-1, ::-1, x]
 
 
-def oriented(array_zyx: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """The array flipped so that x, y, z run towards right, anterior, superior; axes are not permuted."""
-    signs = np.sign(np.diag(np.asarray(affine)[:3, :3]))[::-1]
-    return array_zyx[tuple(slice(None, None, -1) if sign < 0 else slice(None) for sign in signs)]
+def oriented(array_zyx: np.ndarray, affine: np.ndarray) -> Volume:
+    """The volume with its axes permuted and flipped to closest RAS."""
+    return to_closest_ras(Volume.from_affine(array_zyx, affine))
 
 
 def montage(series: ReportSeries, window: tuple[float, float], std_high: float, error_high: float) -> bytes:
@@ -45,8 +44,9 @@ def montage(series: ReportSeries, window: tuple[float, float], std_high: float, 
     `window` bounds the images' grey scale, std_high and error_high end the other colour bars, all in series.unit.
     """
     columns = _columns(series)
-    planes = PLANES if series.shape_zyx[0] >= 4 else PLANES[:1]
-    extents = [_extent_mm(series, plane) for plane in planes]
+    volumes = [oriented(array, series.affine) for _, array, _ in columns]
+    planes = [plane for plane, size in zip(PLANES, volumes[0].shape) if min(volumes[0].shape) >= 4 or size < 4]
+    extents = [_extent_mm(volumes[0], plane) for plane in planes]
     widest = max(width for width, _ in extents)
     heights = [COLUMN_INCHES * height / widest for _, height in extents]
     width = MARGIN["left"] + MARGIN["right"] + len(columns) * (COLUMN_INCHES + MARGIN["gap"])
@@ -58,9 +58,9 @@ def montage(series: ReportSeries, window: tuple[float, float], std_high: float, 
         "std": (STD_MAP, Normalize(0, std_high)),
         "error": (ERROR_MAP, Normalize(0, error_high)),
     }
-    for index, (title, array, kind) in enumerate(columns):
+    for index, ((title, _, kind), volume) in enumerate(zip(columns, volumes)):
         left = MARGIN["left"] + index * (COLUMN_INCHES + MARGIN["gap"])
-        _draw_column(figure, (left, height), title, oriented(array, series.affine), styles[kind], planes, extents, heights)
+        _draw_column(figure, (left, height), title, volume, styles[kind], list(zip(planes, extents, heights)))
     _draw_bars(figure, [kind for _, _, kind in columns], styles, series.unit)
     return _png(figure)
 
@@ -77,45 +77,46 @@ def _columns(series: ReportSeries) -> list[tuple[str, np.ndarray, str]]:
     return columns
 
 
-def _extent_mm(series: ReportSeries, plane: str) -> tuple[float, float]:
+def _extent_mm(volume: Volume, plane: str) -> tuple[float, float]:
     """Width and height of a plane's picture in mm."""
-    z, y, x = (size * edge for size, edge in zip(series.shape_zyx, series.spacing_mm))
+    z, y, x = (size * edge for size, edge in zip(volume.shape, volume.spacing_mm))
     return {"axial": (x, y), "coronal": (x, z), "sagittal": (y, z)}[plane]
 
 
-def _draw_column(figure, corner, title, array, style, planes, extents, heights) -> None:
-    left, total = corner
-    width_inches, height_inches = figure.get_size_inches()
-    top = total - MARGIN["top"]
-    widest = max(width for width, _ in extents)
-    for row, (plane, (width, _), height) in enumerate(zip(planes, extents, heights)):
+def _add_axes(figure: Figure, left: float, bottom: float, width: float, height: float):
+    """Axes placed in inches."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
+def _draw_column(figure: Figure, corner: tuple[float, float], title: str, volume: Volume, style: tuple, rows) -> None:
+    """corner: left and top in inches; style: colour map and norm; rows: (plane, (width, height) mm, inches high)."""
+    left, top = corner[0], corner[1] - MARGIN["top"]
+    widest = max(width for _, (width, _), _ in rows)
+    for row, (plane, (width, _), height) in enumerate(rows):
         inches = COLUMN_INCHES * width / widest
-        box = (left + (COLUMN_INCHES - inches) / 2, top - height, inches, height)
-        axes = figure.add_axes(
-            (box[0] / width_inches, box[1] / height_inches, box[2] / width_inches, box[3] / height_inches)
-        )
-        axes.imshow(plane_slice(array, plane), cmap=style[0], norm=style[1], aspect="auto", interpolation="antialiased")
+        axes = _add_axes(figure, left + (COLUMN_INCHES - inches) / 2, top - height, inches, height)
+        picture = plane_slice(volume, plane)
+        axes.imshow(picture, cmap=style[0], norm=style[1], aspect="auto", interpolation="antialiased")
         axes.set_axis_off()
         if row == 0:
             axes.set_title(title, color=TEXT, fontsize=9, pad=5)
         if left == MARGIN["left"]:
-            y = (top - height / 2) / height_inches
-            figure.text(0.13 / width_inches, y, plane[:3] if height < 0.6 else plane, color=SOFT, fontsize=7, rotation=90, va="center", ha="center")
+            across, up = figure.get_size_inches()
+            place = 0.13 / across, (top - height / 2) / up
+            name = plane[:3] if height < 0.6 else plane
+            figure.text(*place, name, color=SOFT, fontsize=7, rotation=90, va="center", ha="center")
         top -= height + MARGIN["gap"]
 
 
 def _draw_bars(figure: Figure, kinds: list[str], styles: dict, unit: str) -> None:
     """One horizontal colour bar under the columns of each kind."""
-    width_inches, height_inches = figure.get_size_inches()
     for kind in dict.fromkeys(kinds):
         places = [index for index, other in enumerate(kinds) if other == kind]
         first = MARGIN["left"] + places[0] * (COLUMN_INCHES + MARGIN["gap"])
         span = len(places) * (COLUMN_INCHES + MARGIN["gap"]) - MARGIN["gap"]
         length = min(span, 2 * COLUMN_INCHES) - 0.3
-        box = (first + (span - length) / 2, 0.4, length, 0.11)
-        axes = figure.add_axes(
-            (box[0] / width_inches, box[1] / height_inches, box[2] / width_inches, box[3] / height_inches)
-        )
+        axes = _add_axes(figure, first + (span - length) / 2, 0.4, length, 0.11)
         cmap, norm = styles[kind]
         bar = figure.colorbar(ScalarMappable(norm, cmap), cax=axes, orientation="horizontal")
         bar.set_ticks([norm.vmin, (norm.vmin + norm.vmax) / 2, norm.vmax])
@@ -132,9 +133,11 @@ def thumbnail(series: ReportSeries, window: tuple[float, float], std_high: float
 
 def _tile(series: ReportSeries, image: Image, window: tuple[float, float], std_high: float, side: int) -> np.ndarray:
     low, high = (0.0, std_high) if image.role == "std" else window
-    scaled = np.clip((plane_slice(oriented(image.array_zyx, series.affine), "axial") - low) / (high - low), 0, 1)
+    volume = oriented(image.array_zyx, series.affine)
+    thin = int(np.argmin(volume.shape)) if min(volume.shape) < 4 else 0
+    scaled = np.clip((plane_slice(volume, PLANES[thin]) - low) / (high - low), 0, 1)
     coloured = (STD_MAP if image.role == "std" else colormaps["gray"])(scaled)[..., :3]
-    width, height = _extent_mm(series, "axial")
+    width, height = _extent_mm(volume, PLANES[thin])
     picture = PillowImage.fromarray((coloured * 255).astype(np.uint8))
     return np.asarray(picture.resize((max(1, round(side * width / height)), side), PillowImage.Resampling.LANCZOS))
 

@@ -88,9 +88,11 @@ def write_page(folder: Path, out: Path, labels: tuple[str, str, str], settings: 
     window = report_page.default_window(series)
     ranges = report_page.std_range(series), report_page.error_range(series)
     montage = figures.montage(series, (window.low, window.high), *ranges)
+    thumbnail = figures.thumbnail(series, (window.low, window.high), ranges[0])
+    page = render_page(series, settings.max_mb, montage)
     _write_bytes(out.with_suffix(".png"), montage)
-    _write_bytes(out.with_name(f"{out.stem}_thumb.png"), figures.thumbnail(series, (window.low, window.high), ranges[0]))
-    write_text(out, render_page(series, settings.max_mb, montage))
+    _write_bytes(out.with_name(f"{out.stem}_thumb.png"), thumbnail)
+    write_text(out, page)
 
 
 def write_index(results: Path, out: Path) -> None:

@@ -1,16 +1,20 @@
 """The list of series behind results/index.html: what was reconstructed, and what was not and why."""
 
 import base64
+import csv
 import json
 import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.paths import StudyPaths
 from pipeline.report_metrics import headlines_of
 from pipeline.report_series import read_metrics
 
+FAILURES_FILE = "failures.tsv"
 NO_REASON = "no reason was recorded"
 
 
@@ -36,31 +40,57 @@ class Failure:
 
 
 def collect(results: Path, base: Path) -> tuple[dict[str, list[Entry]], list[Failure]]:
-    """Entries by cohort, and failures, from the manifests under results/<cohort>/<study>/ingest; links from `base`."""
+    """Entries by cohort, and failures, from failures.tsv and results/<cohort>/<study>/ingest; links are from `base`."""
     cohorts: dict[str, list[Entry]] = {}
-    failures: list[Failure] = []
+    failures = list(read_failures(results / FAILURES_FILE))
+    told = {(item.cohort, item.study, item.series) for item in failures}
     for folder in sorted(path for path in results.glob("*/*/") if path.is_dir() and path.parent.name != "reports"):
         paths = StudyPaths(results, folder.parent.name, folder.name)
-        rows = _manifest_rows(paths.manifest)
-        if rows is None:
-            if _is_study(folder):
-                failures.append(Failure(paths.cohort, paths.study, "", "reading the study failed; its ingest log says why"))
-            continue
-        if not rows:
-            failures.append(Failure(paths.cohort, paths.study, "", "no image series was found"))
-        for row in rows:
-            _sort_in(paths, row, base, cohorts, failures)
-    return cohorts, failures
+        entries, missing = _of_study(paths, base)
+        if entries:
+            cohorts.setdefault(paths.cohort, []).extend(entries)
+        failures += [item for item in missing if (item.cohort, item.study, item.series) not in told]
+    return cohorts, sorted(failures, key=lambda item: (item.cohort, item.study, item.series))
 
 
-def _sort_in(paths: StudyPaths, row: dict[str, Any], base: Path, cohorts: dict, failures: list[Failure]) -> None:
-    series = str(row.get("series", ""))
-    if not row.get("accepted"):
-        failures.append(Failure(paths.cohort, paths.study, series, str(row.get("reason") or NO_REASON)))
-    elif not paths.page(series).is_file():
-        failures.append(Failure(paths.cohort, paths.study, series, _unfinished(paths.series(series))))
-    else:
-        cohorts.setdefault(paths.cohort, []).append(_entry(paths, series, row, base))
+def read_failures(path: Path) -> Iterator[Failure]:
+    """The failures of the last run, as the workflow wrote them; local paths are withheld."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", newline="") as handle:
+        for row in csv.DictReader(handle, delimiter="\t", restval="", quoting=csv.QUOTE_NONE):
+            reason = ": ".join(filter(None, (row.get("stage"), withhold_paths(row.get("message") or NO_REASON))))
+            yield Failure(row.get("cohort") or "", row.get("study") or "", row.get("series") or "", reason)
+
+
+def withhold_paths(text: str) -> str:
+    """Absolute paths, which may name a person, as the file's name, or as "(folder)" where there is no file's name."""
+
+    def short(match: re.Match) -> str:
+        name = PurePosixPath(match.group())
+        return f"…/{name.name}" if name.suffix else "(folder)"
+
+    return re.sub(r"(?<![\w.…])/[^\s:;,'\"]+", short, text)
+
+
+def _of_study(paths: StudyPaths, base: Path) -> tuple[list[Entry], list[Failure]]:
+    rows = _manifest_rows(paths.manifest)
+    if rows is None:
+        reason = "reading the study failed; its ingest log says why"
+        return [], [Failure(paths.cohort, paths.study, "", reason)] if _is_study(paths.folder) else []
+    if not rows:
+        return [], [Failure(paths.cohort, paths.study, "", "no image series was found")]
+    entries, failures = [], []
+    for row in rows:
+        series = str(row.get("series", ""))
+        if not row.get("accepted"):
+            reason = str(row.get("detail") or row.get("reason") or NO_REASON)
+            failures.append(Failure(paths.cohort, paths.study, series, f"left out: {reason}"))
+        elif not paths.page(series).is_file():
+            failures.append(Failure(paths.cohort, paths.study, series, _unfinished(paths.series(series))))
+        else:
+            entries.append(_entry(paths, series, row, base))
+    return entries, failures
 
 
 def _unfinished(folder: Path) -> str:
@@ -100,8 +130,10 @@ def _shown(metrics: list[dict[str, str]]) -> str:
 
 def _facts(row: dict[str, Any]) -> str:
     parts = [str(row.get("modality", "")).upper(), "raw k-space" if row.get("kind") == "kspace" else ""]
-    if slices := row.get("slices"):
-        parts.append(f"{slices} slice" + ("s" if slices != 1 else ""))
+    shape = row.get("shape_zyx")
+    if isinstance(shape, list) and shape:
+        parts.append(f"{shape[0]} slice" + ("s" if shape[0] != 1 else ""))
+    parts += [f"note: {text}" for text in row.get("warnings") or []]
     return ", ".join(part for part in parts if part)
 
 

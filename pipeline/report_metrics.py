@@ -17,19 +17,19 @@ class Column:
 
 
 COLUMNS = (
-    Column("psnr_db", "PSNR, dB", ".2f", "high", "peak signal-to-noise ratio against the truth; 3 dB is half the squared error"),
+    Column("psnr_db", "PSNR, dB", ".2f", "high", "peak signal-to-noise ratio; 3 dB more is half the squared error"),
     Column("ssim", "SSIM", ".3f", "high", "structural similarity with the truth; 1 is identical"),
     Column("rmse", "RMSE", ".4g", "low", "root mean squared error"),
-    Column("coverage90", "Coverage of 90 %", ".3f", 0.9, "share of voxels whose truth lies in the 90 % interval; .90 is right"),
-    Column("calibration_ratio", "Calibration", ".2f", 1.0, "predicted over actual squared error; below 1 is over-confident"),
+    Column("coverage90", "Coverage of 90 %", ".3f", 0.9, "share of voxels whose truth lies in the 90 % interval"),
+    Column("calibration_ratio", "Calibration", ".2f", 1.0, "predicted over actual squared error; below 1: too sure"),
     Column("crps", "CRPS", ".4g", "low", "score of the whole predicted distribution; smaller is better"),
     Column("z_jump", "Slice jump", ".2f", 1.0, "change from slice to slice relative to the truth's; 1 is right"),
-    Column("chi2", "Residual χ²", ".3f", None, "squared distance from the measured data in noise units; near 1 is consistent"),
-    Column("heldout_error", "Held-out error", ".3f", "low", "error on measured k-space that was kept from the reconstruction"),
+    Column("chi2", "Residual χ²", ".3f", None, "squared distance from the measured data in noise units; right near 1"),
+    Column("heldout_error", "Held-out error", ".3f", "low", "error on k-space that was kept from the reconstruction"),
     Column("nfe", "Network calls", ".0f", None, "passes of the volume through the prior"),
     Column("seconds", "Seconds", ".1f", None, "wall time of the method"),
     Column("peak_mem_mb", "Memory, MB", ".0f", None, "peak memory of the method"),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def number(text: str) -> float | None:
 
 def table(series: ReportSeries) -> tuple[list[Column], list[Row]]:
     """Columns that hold anything, and rows in the file's order, the best of each plane and column marked."""
-    columns = [column for column in COLUMNS if any(number(row.get(column.name, "")) is not None for row in series.metrics)]
+    columns = [item for item in COLUMNS if any(number(row.get(item.name, "")) is not None for row in series.metrics)]
     best = {
         (plane, column.name): _best(column, [row for row in series.metrics if row["plane"] == plane])
         for plane in {row["plane"] for row in series.metrics}
@@ -79,9 +79,9 @@ def _best(column: Column, rows: list[dict[str, str]]) -> float | None:
     values = [value for row in rows if (value := number(row.get(column.name, ""))) is not None]
     if column.better is None or len(values) < 2:
         return None
-    if column.better == "high":
-        return max(values)
-    return min(values, key=(lambda value: value) if column.better == "low" else lambda value: abs(value - column.better))
+    if isinstance(column.better, str):
+        return max(values) if column.better == "high" else min(values)
+    return min(values, key=lambda value: abs(value - column.better))
 
 
 def _cell(row: dict[str, str], column: Column, best: float | None) -> Cell:

@@ -14,6 +14,7 @@ from pipeline.report_volumes import block_affine, block_mean, next_factor, pack,
 CT_STEP_HU = 2.0
 CT_PRESETS = (("Lung", -600, 1500), ("Soft tissue", 40, 400), ("Bone", 400, 1800), ("Wide", 0, 2000))
 BODY_FIELD_MM = 300.0
+TRUNK_LENGTH_MM = 600.0
 OVERHEAD_MB = 3.0
 
 
@@ -68,9 +69,13 @@ def error_range(series: ReportSeries) -> float:
 
 
 def shows_3d(series: ReportSeries) -> bool:
-    """Whether a 3D rendering may be offered: CT whose field is wider than a head's, so that no face can appear."""
+    """Whether a 3D rendering may be offered: only for CT that is unlikely to hold a face.
+
+    Head scans have a narrow field, scans of the whole body are long; neither qualifies.
+    """
     z, y, x = (size * edge for size, edge in zip(series.shape_zyx, series.spacing_mm))
-    return series.modality == "ct" and min(y, x) >= BODY_FIELD_MM and series.shape_zyx[0] >= 8
+    trunk = min(y, x) >= BODY_FIELD_MM and z <= TRUNK_LENGTH_MM
+    return series.modality == "ct" and trunk and series.shape_zyx[0] >= 8
 
 
 def opening_panels(series: ReportSeries) -> list[str]:

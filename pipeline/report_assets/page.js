@@ -186,11 +186,10 @@ function setPlane(plane) {
 
 function controls() {
   const planes = [["planes", "Three planes"], ["axial", "Axial"], ["coronal", "Coronal"], ["sagittal", "Sagittal"]];
-  const shown = data.shape_xyz[2] < 4 ? [["axial", "Axial"]] : data.render_3d ? [...planes, ["render", "3D"]] : planes;
-  if (shown.length === 1) {
-    state.plane = "axial";
-    $("#planes").hidden = true;
-  }
+  const shown = data.render_3d ? [...planes, ["render", "3D"]] : planes;
+  const only = onlyPlane(data);
+  if (only) state.plane = only;
+  $("#planes").hidden = Boolean(only);
   segments($("#planes"), "plane", shown, state.plane, setPlane);
   segments($("#window"), "window", data.windows.map((w) => [w.name, w.name]), state.window.name,
     (name) => setWindow(data.windows.find((w) => w.name === name)));

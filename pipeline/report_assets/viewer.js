@@ -28,19 +28,34 @@ function registerMaps(nv) {
 }
 
 const OPTIONS = {
-  backColor: [0, 0, 0, 1], crosshairColor: [0.38, 0.79, 0.74, 0.75], crosshairWidth: 0.5, crosshairWidthUnit: "percent",
+  backColor: [0, 0, 0, 1], crosshairColor: [0.38, 0.79, 0.74, 0.75], crosshairWidth: 0.4, crosshairWidthUnit: "percent",
   crosshairGap: 10, fontColor: [0.72, 0.78, 0.82, 1], fontMinPx: 12, fontSizeScaling: 0.2, isRadiologicalConvention: true,
   show3Dcrosshair: false, multiplanarShowRender: 0, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
-  dragAndDropEnabled: false, isCornerOrientationText: true, loadingText: "", logLevel: "silent", isColorbar: false,
+  dragAndDropEnabled: false, isCornerOrientationText: true, sagittalNoseLeft: true, loadingText: "", logLevel: "silent", isColorbar: false,
   mouseEventConfig: { leftButton: { primary: 8, withShift: 3 }, rightButton: 0, centerButton: 3 },
 };
+
+// Array axes that run closest to the patient's left-right, back-front and foot-head axes.
+function worldAxes({ affine }) {
+  const free = [0, 1, 2];
+  return [0, 1, 2].map((world) => {
+    const axis = free.reduce((a, b) => (Math.abs(affine[world][b]) > Math.abs(affine[world][a]) ? b : a));
+    free.splice(free.indexOf(axis), 1);
+    return axis;
+  });
+}
+
+// The only plane worth showing of a volume with fewer than four slices across one axis; null for the others.
+function onlyPlane(data) {
+  const thin = worldAxes(data).findIndex((axis) => data.shape_xyz[axis] < 4);
+  return ["sagittal", "coronal", "axial"][thin] ?? null;
+}
 
 // Tiles (fractions of the canvas) that show the three planes at one common scale, as large as fits.
 function planeTiles(data, width, height) {
   const gap = 3;
-  const mm = [0, 1, 2].map((axis) => data.shape_xyz[axis] * Math.hypot(...data.affine.slice(0, 3).map((row) => row[axis])));
-  const [x, y, z] = mm;
-  if (data.shape_xyz[2] < 4) return [{ sliceType: SLICE.axial, position: [0, 0, 1, 1] }];
+  const edge = (axis) => Math.hypot(...data.affine.slice(0, 3).map((row) => row[axis]));
+  const [x, y, z] = worldAxes(data).map((axis) => data.shape_xyz[axis] * edge(axis));
   const layouts = [
     { size: [Math.max(x, y), y + 2 * z], gaps: [0, 2], at: [[0, 0, 0, 0], [0, y, 0, 1], [0, y + z, 0, 2]] },
     { size: [x + y, y + z], gaps: [1, 1], at: [[0, z, 0, 1], [0, 0, 0, 0], [x, 0, 1, 0]] },
