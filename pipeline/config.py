@@ -111,7 +111,9 @@ def fingerprint(folder: Path) -> str:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for path in (Path(root, name) for name in sorted(files) if not name.startswith(".")):
             state = path.lstat()
-            digest.update(f"{path.relative_to(folder)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="replace"))
+            digest.update(
+                f"{path.relative_to(folder)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="replace")
+            )
     return digest.hexdigest()[:16]
 
 
@@ -154,9 +156,7 @@ def _stage_settings(cohort: Cohort, stage: str, method: str | None, labels: Mapp
     raise KeyError(stage)
 
 
-def _cohort(
-    name: str, section: Mapping, own: Mapping, defaults: Mapping, repository: Path, source: str
-) -> Cohort:
+def _cohort(name: str, section: Mapping, own: Mapping, defaults: Mapping, repository: Path, source: str) -> Cohort:
     modality = section["modality"]
     sections = merge(merge(defaults[modality], (own.get("defaults") or {}).get(modality, {})), section)
     folder = sections.get("studies") or own.get("studies")

@@ -1,7 +1,7 @@
 """Puts metrics.tsv files, one a series, under one header: the files named, or every one below a results folder.
 
-    python -m pipeline.summary --out results/summary.tsv --results results
-    python -m pipeline.summary --out results/COHORT/STUDY/summary.tsv results/COHORT/STUDY/*/metrics.tsv
+python -m pipeline.summary --out results/summary.tsv --results results
+python -m pipeline.summary --out results/COHORT/STUDY/summary.tsv results/COHORT/STUDY/*/metrics.tsv
 """
 
 import argparse

@@ -180,6 +180,7 @@ def test_a_killed_run_goes_on_bit_equal(phantoms, tmp_path):
         (path,) = folder.glob("disc/good/*/reconstruct/pam/samples.safetensors")
         return path.read_bytes()
 
+    assert phantoms.run("--unlock", cohorts={"disc": slow}).returncode == 0
     resumed = phantoms.run("--until", "reconstruct", cohorts={"disc": slow})
     assert resumed.returncode == 0, resumed.stderr
     first = samples(phantoms.results)
