@@ -8,7 +8,7 @@ CT volumes are in HU and become u = HU/1000 clipped to [-1, 2]. MR volumes are m
 
 import argparse
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -86,7 +86,8 @@ def parse_settings(text: str) -> tuple[TrainingSettings, list[str]]:
     return TrainingSettings(crop=crop, **values), held_out
 
 
-def main(argv: list[str] | None = None) -> int:
+@main_wrapper
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--volumes", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -116,4 +117,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main_wrapper(main))
+    raise SystemExit(main())
