@@ -171,7 +171,7 @@ class View {
         return;
       }
       this.nv.clearCustomLayout();
-      this.nv.setSliceType(plane === "render" && this.store.data.render_3d ? SLICE.render : SLICE[plane] ?? SLICE.axial);
+      this.nv.setSliceType(plane === "render" && !this.store.data.render_3d ? SLICE.axial : SLICE[plane]);
     });
   }
 

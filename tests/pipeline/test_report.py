@@ -1,0 +1,285 @@
+"""The report: what is on a page and in the index, and what must never be."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays_of
+from PIL import Image
+
+from data.nifti import write_volume
+from pipeline import figures, report_metrics, report_page, report_volumes
+from pipeline.report import ASSETS, main
+from pipeline.report_series import flatten, load_series
+from tests.pipeline.report_series_builder import AFFINE, LABELS, SHAPE_ZYX, make_results, make_series, run_page
+
+HOSTILE = "</script><img src=x onerror=alert(1)>\"'&"
+
+
+class Elements(HTMLParser):
+    """Start tags with their attributes, and the text outside scripts and styles."""
+
+    def __init__(self, html: str):
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self._skip = 0
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._skip += tag in ("script", "style")
+
+    def handle_endtag(self, tag):
+        self._skip -= tag in ("script", "style")
+
+    def handle_data(self, data):
+        self.text += "" if self._skip else data
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    """A results folder with one CT and one MR page."""
+    return make_results(tmp_path_factory.mktemp("results"))[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays_of.arrays(np.int16, (2, 3, 5), elements=st.integers(-32767, 32767)), st.sampled_from([0.5, 2.0]))
+def test_pack_keeps_every_value_that_is_a_multiple_of_the_step(quantised, step):
+    array = quantised.astype(np.float32) * np.float32(step)
+    assert np.array_equal(report_volumes.unpack(report_volumes.pack(array, step), array.shape, step), array)
+
+
+def test_step_bounds_the_error_even_with_outliers():
+    array = np.random.default_rng(0).normal(size=(4, 8, 8)).astype(np.float32)
+    array[0, 0, 0] = 1e5
+    step = report_volumes.quantisation_step([array], 0.0)
+    shown = report_volumes.unpack(report_volumes.pack(array, step), array.shape, step)
+    assert np.abs(shown - array).max() <= 0.51 * step
+
+
+def test_blocks_lie_where_their_voxels_lie():
+    factor = (1, 2, 4)
+    coarse = report_volumes.block_affine(AFFINE, factor)
+    fine = np.mean([AFFINE @ [x, y, 5, 1] for x in range(8, 12) for y in range(6, 8)], axis=0)
+    assert np.allclose(coarse @ [2, 3, 5, 1], fine)
+    array = np.arange(2 * 4 * 8, dtype=np.float32).reshape(2, 4, 8)
+    assert report_volumes.block_mean(array, factor)[1, 0, 1] == array[1, 0:2, 4:8].mean()
+
+
+def test_finest_axes_are_averaged_first():
+    assert report_volumes.next_factor((1, 1, 1), (3.0, 0.7, 0.7), (20, 512, 512)) == (1, 2, 2)
+    assert report_volumes.next_factor((1, 4, 4), (3.0, 0.7, 0.7), (20, 512, 512)) == (2, 8, 8)
+    assert report_volumes.next_factor((1, 2, 2), (1.0, 1.0, 1.0), (1, 2, 2)) == (1, 2, 2)
+
+
+def test_page_needs_nothing_from_outside(results):
+    for name in ("reports/c_s_n.html", "reports/m_s_n.html"):
+        html = (results / name).read_text(encoding="utf-8")
+        elements = Elements(html)
+        for tag, attributes in elements.tags:
+            for key in ("src", "href", "action", "poster", "data", "srcset", "xlink:href"):
+                value = attributes.get(key) or "#"
+                assert value.startswith(("#", "data:")) or (tag == "a" and value == "../index.html"), (tag, value)
+        style = html[html.index("<style>") : html.index("</style>")]
+        assert "url(" not in style
+        assert "@import" not in style
+        policy = next(a["content"] for t, a in elements.tags if t == "meta" and "http-equiv" in a)
+        assert "default-src 'none'" in policy
+        assert "http" not in policy
+
+
+def test_banner_and_metrics_are_on_the_page(results):
+    text = Elements((results / "reports/c_s_n.html").read_text(encoding="utf-8")).text
+    for words in ("RESEARCH ONLY", "not a medical device", "How to read this page", "+3.5 dB against TV", "91.0 %"):
+        assert words in text
+
+
+def test_hostile_names_stay_text(tmp_path):
+    labels = (f"co{HOSTILE}", f"st{HOSTILE}", f"se{HOSTILE}")
+    make_series(tmp_path / "n", note=HOSTILE, **{f"key{HOSTILE}": 1})
+    folder = tmp_path / "n/baseline"
+    nasty = HOSTILE.replace("/", "")
+    shutil.copy(folder / "tv.nii.gz", folder / f"{nasty}.nii.gz")
+    (folder / f"{nasty}.json").write_text("{}")
+    assert run_page(tmp_path / "n", tmp_path / "page.html", labels) == 0
+    elements = Elements((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert not [tag for tag, attributes in elements.tags if any(name.startswith("on") for name in attributes)]
+    assert [attributes["src"][:10] for tag, attributes in elements.tags if tag == "img"] == ["data:image"]
+    assert all(label in elements.text for label in labels)
+    volumes = [attributes["data-volume"] for tag, attributes in elements.tags if "data-volume" in attributes]
+    assert sorted(volumes) == sorted(["fbp", "tv", nasty, "pam_mean", "pam_std", "pam_lower", "pam_upper", "truth"])
+
+
+def test_nothing_of_a_patient_or_a_user_reaches_the_page(tmp_path):
+    private = {"PatientName": "Doe^Jane", "source_files": ["/scans/Doe_Jane/1.dcm"], "cache": "/home/jane.doe/x"}
+    make_series(tmp_path / "n", nested={"patient_birth_date": "19700101"}, **private)
+    (tmp_path / "n/source.json").write_text(json.dumps({"path": "/scans/Doe_Jane"}))
+    assert run_page(tmp_path / "n", tmp_path / "page.html") == 0
+    html = (tmp_path / "page.html").read_text(encoding="utf-8").lower()
+    assert not [word for word in ("doe^jane", "doe_jane", "jane.doe", "19700101") if word in html]
+
+
+def test_flatten_names_nested_values_and_counts_long_lists():
+    rows = dict(flatten({"a": {"b": 1.5, "c": [1, 2]}, "long": list(range(30)), "rows": [{"x": 1}], "none": None}))
+    assert rows == {"a.b": "1.5", "a.c": "1, 2", "long": "30 entries", "rows": "1 entries"}
+
+
+def test_a_page_over_its_limit_shows_coarser_voxels_and_says_so(tmp_path):
+    volumes = make_series(tmp_path / "n")
+    series = load_series(tmp_path / "n", LABELS)
+    full, factor = report_page.pack_volumes(series, 40)
+    assert factor == (1, 1, 1)
+    size = sum(map(len, full.values())) / 1e6
+    packed, factor = report_page.pack_volumes(series, report_page.OVERHEAD_MB + 0.6 * size)
+    assert factor != (1, 1, 1)
+    data = report_page.viewer_data(series, factor)
+    shown = report_volumes.unpack(packed["tv"], tuple(data["shape_xyz"][::-1]), report_page.CT_STEP_HU)
+    assert np.abs(shown - report_volumes.block_mean(volumes["tv"], factor)).max() <= 1.001
+    assert "mean of 1 × 1 × 2 voxels" in report_page.shrunk_sentence(series, factor)
+
+
+def test_too_small_a_limit_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
+    make_series(tmp_path / "n")
+    assert run_page(tmp_path / "n", tmp_path / "out/page.html", max_mb=1) == 1
+    assert capsys.readouterr().err.startswith("report.max_mb: ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"max_mbs": 4}, "unknown setting 'max_mbs'"), ({"max_mb": -1}, "max_mb"), ({"solvers": "pam"}, "solvers")],
+)
+def test_wrong_settings_are_one_sentence(tmp_path, capsys, options, words):
+    assert run_page(tmp_path, tmp_path / "page.html", **options) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_another_grid_and_a_missing_reconstruction_are_refused(tmp_path, capsys):
+    make_series(tmp_path / "n")
+    shutil.rmtree(tmp_path / "n/uncertainty")
+    assert run_page(tmp_path / "n", tmp_path / "page.html") == 1
+    assert "no reconstruction to report" in capsys.readouterr().err
+    make_series(tmp_path / "o")
+    moved = AFFINE.copy()
+    moved[0, 3] += 3
+    write_volume(tmp_path / "o/baseline/tv.nii.gz", np.zeros(SHAPE_ZYX, np.float32), moved)
+    assert run_page(tmp_path / "o", tmp_path / "page.html") == 1
+    assert "tv lies on another grid" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_3d_only_where_no_face_can_be(tmp_path):
+    head = AFFINE @ np.diag([0.6, 0.6, 1, 1])
+    whole_body = AFFINE @ np.diag([1, 1, 12, 1])
+    cases = {"trunk": ("ct", AFFINE), "head": ("ct", head), "body": ("ct", whole_body), "mr": ("mr", AFFINE)}
+    offered = {}
+    for name, (modality, affine) in cases.items():
+        make_series(tmp_path / name, modality, affine=affine)
+        offered[name] = report_page.shows_3d(load_series(tmp_path / name, LABELS))
+    assert offered == {"trunk": True, "head": False, "body": False, "mr": False}
+
+
+def test_without_truth_there_is_no_error_view(tmp_path):
+    make_series(tmp_path / "n", modality="mr", truth=False)
+    series = load_series(tmp_path / "n", LABELS)
+    assert report_page.opening_panels(series) == ["tv", "pam_mean", "pam_std"]
+    html_path = tmp_path / "page.html"
+    assert run_page(tmp_path / "n", html_path) == 0
+    text = Elements(html_path.read_text(encoding="utf-8")).text
+    assert "no ground truth" in text
+    assert "image minus truth" not in text
+
+
+def test_best_baseline_and_best_cells_follow_the_figures(tmp_path):
+    make_series(tmp_path / "n")
+    series = load_series(tmp_path / "n", LABELS)
+    assert series.best_baseline.key == "tv"
+    columns, rows = report_metrics.table(series)
+    psnr = [column.name for column in columns].index("psnr_db")
+    assert [row.method for row in rows if row.cells[psnr].best] == ["PaM posterior mean"] * 3
+    assert "ssim" not in [column.name for column in columns]
+
+
+def test_pictures_have_the_patients_right_at_the_left_and_front_on_top():
+    array = np.zeros(SHAPE_ZYX, np.float32)
+    # With AFFINE, x = 38 is at -180 mm (left) and y = 2 at +160 mm (front); z = 11 is the top slice.
+    array[SHAPE_ZYX[0] // 2, 2, 38] = 1
+    volume = figures.oriented(array, AFFINE)
+    row, column = np.argwhere(figures.plane_slice(volume, "axial"))[0]
+    assert (row < SHAPE_ZYX[1] / 2, column > SHAPE_ZYX[2] / 2) == (True, True)
+    array = np.zeros(SHAPE_ZYX, np.float32)
+    array[11, :, :] = 1
+    assert figures.plane_slice(figures.oriented(array, AFFINE), "coronal")[0].all()
+    array = np.zeros(SHAPE_ZYX, np.float32)
+    array[:, 0, :] = 1
+    assert figures.plane_slice(figures.oriented(array, AFFINE), "sagittal")[:, 0].all()
+
+
+def test_montage_and_thumbnail_are_pictures_with_content(results):
+    for name, most in (("c_s_n.png", 4000), ("c_s_n_thumb.png", 1000)):
+        picture = Image.open(results / "reports" / name)
+        assert 100 < picture.width < most
+        assert np.asarray(picture.convert("L")).std() > 20
+
+
+def test_index_lists_what_is_there_and_says_what_failed(tmp_path):
+    results = tmp_path / "results"
+    make_series(results / "c/s/n")
+    assert run_page(results / "c/s/n", results / "reports/c_s_n.html") == 0
+    manifest = [
+        {"series": "n", "modality": "ct", "kind": "volume", "accepted": True, "shape_zyx": [12, 36, 40]},
+        {"series": "bad", "accepted": False, "reason": "gap", "detail": f"a slice is missing {HOSTILE}"},
+        {"series": "late", "accepted": True},
+    ]
+    write_manifest(results / "c/s", manifest)
+    write_manifest(results / "c/empty", [])
+    (results / "c/unread/ingest").mkdir(parents=True)
+    (results / "failures.tsv").write_text(
+        "cohort\tstudy\tseries\tstage\tmessage\nc\tunread\t\tingest\t/scans/Doe_Jane: no series found; see /a/b.dcm\n"
+    )
+    assert main(["index", "--results", str(results), "--out", str(results / "index.html")]) == 0
+    elements = Elements((results / "index.html").read_text(encoding="utf-8"))
+    links = {attributes["href"] for tag, attributes in elements.tags if tag == "a"}
+    assert "reports/c_s_n.html" in links
+    assert all((results / link).exists() for link in links)
+    for words in (
+        "RESEARCH ONLY", "1 series in 1 cohort, 4 not reconstructed", "31.5 dB", "+3.5 dB against TV", "12 slices",
+        f"left out: a slice is missing {HOSTILE}", "the measure stage has left no result", "no image series was found",
+        "ingest: (folder): no series found; see …/b.dcm",
+    ):  # fmt: skip
+        assert words in elements.text
+    assert "Doe_Jane" not in elements.text
+    assert all(a["src"].startswith("data:image/png;base64,") for tag, a in elements.tags if tag == "img")
+
+
+def write_manifest(folder: Path, rows: list[dict]) -> None:
+    (folder / "ingest").mkdir(parents=True)
+    (folder / "ingest/manifest.json").write_text(json.dumps({"study": folder.name, "series": rows}))
+
+
+def test_index_of_nothing_is_a_page_and_of_no_folder_an_error(tmp_path, capsys):
+    assert main(["index", "--results", str(tmp_path), "--out", str(tmp_path / "index.html")]) == 0
+    assert "nothing to show yet" in (tmp_path / "index.html").read_text()
+    assert main(["index", "--results", str(tmp_path / "none"), "--out", str(tmp_path / "i.html")]) == 1
+    assert "is not a folder" in capsys.readouterr().err
+
+
+def test_report_imports_no_torch():
+    code = "import sys, pipeline.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_vendored_viewer_is_the_one_its_note_names():
+    folder = ASSETS / "vendor/niivue"
+    digest = hashlib.sha256((folder / "niivue.umd.js").read_bytes()).hexdigest()
+    assert digest in (folder / "VERSION.txt").read_text()
+    assert "BSD 2-Clause" in (folder / "LICENSE").read_text()
