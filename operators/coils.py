@@ -12,7 +12,7 @@ from torch import Tensor
 from operators.linear import LinearOperator
 
 # In units of half the field of view: where the coils sit, and how large they are.
-_RING_RADIUS, _COIL_RADIUS, _RING_OFFSET = 1.5, 0.8, 0.25
+_RING_RADIUS, _COIL_RADIUS, _RING_OFFSET = 1.8, 0.8, 0.25
 _COARSE_GRID = 96
 _CALIBRATION_LIMIT = 32
 
@@ -156,7 +156,7 @@ def estimate_sensitivities(
     calibration: tuple[slice, slice],
     kernel: int = 6,
     threshold: float = 0.03,
-    crop: float = 0.0,
+    crop: float = 0.8,
 ) -> Tensor:
     """Coil sensitivities (z coils y x), complex64, from a fully sampled region, by ESPIRiT with one set of maps.
 
@@ -164,9 +164,9 @@ def estimate_sensitivities(
     and x of the region, of which at most the central 32 x 32 samples are used. Steps (Uecker et al. 2014): patches of
     the region span a signal space; its projector, averaged over shifts, acts at each pixel as a small matrix over
     coils, whose eigenvector of eigenvalue one is the sensitivity. sum_c |S_c|^2 = 1; the phase is that at which
-    one virtual coil, the same for all slices, is real. Where the eigenvalue is below ``crop`` the maps are zero: the
-    default keeps them everywhere. ``threshold`` is relative to the largest singular value. Raises ValueError for a
-    region smaller than 4 x 4 samples or without signal.
+    one virtual coil, the same for all slices, is real. Where the eigenvalue is below ``crop`` (air) the maps are
+    zero; crop=0 keeps unit norm everywhere. ``threshold`` is relative to the largest singular value. Raises ValueError
+    for a region smaller than 4 x 4 samples or without signal.
     """
     shape_yx = tuple(kspace.shape[-2:])
     region = kspace[..., calibration[0], calibration[1]]
