@@ -33,7 +33,7 @@ class Workflow:
         path = self.folder / "config.yaml"
         path.write_text(yaml.safe_dump(merge(self.config, changes)))
         base = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
-        return [*base, "--directory", str(self.folder), "--configfile", str(path), *arguments]
+        return [*base, "--directory", str(self.folder), *arguments, "--configfile", str(path)]
 
     def run(self, *arguments: str, **changes) -> subprocess.CompletedProcess:
         command = self.command(*arguments, **changes)
