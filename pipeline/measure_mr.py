@@ -85,9 +85,18 @@ def adopt_mr(kspace: np.ndarray, affine: np.ndarray, settings: MrMeasureSettings
     kept, heldout = ks.split_heldout(mask, calibration, settings.holdout_fraction, rng)
     shape = (kspace.shape[0], *kspace.shape[2:])
     tensors = pack_kspace(kspace, kept) | {"sensitivities": sensitivities.numpy().astype(np.complex64)}
+    metadata = _metadata(settings, "measured", shape, affine, sigma)
     if heldout.any():
         tensors |= pack_kspace(kspace, heldout, prefix="heldout_")
-    return Measurement(tensors, _metadata(settings, "measured", shape, affine, sigma))
+        metadata["heldout_noise"] = heldout_noise(kspace, heldout, sigma)
+    return Measurement(tensors, metadata)
+
+
+def heldout_noise(kspace: np.ndarray, heldout: np.ndarray, sigma: np.ndarray) -> float:
+    """|noise| / |data| expected over the samples kept back: the error that a perfect image would have."""
+    places = np.broadcast_to(heldout if heldout.ndim == 3 else heldout[None], (kspace.shape[0], *kspace.shape[2:]))
+    noise = 2 * places.sum() * np.sum(sigma**2)
+    return float(np.sqrt(noise) / np.linalg.norm(np.moveaxis(kspace, 1, 0)[:, places]))
 
 
 def make_mask(settings: MrMeasureSettings, matrix: tuple[int, int]) -> torch.Tensor:

@@ -6,6 +6,7 @@ from data.volume import Volume
 from operators.fourier import fft2
 from operators.norm import operator_norm
 from pipeline.measure_ct import simulate_ct
+from pipeline.measure_mr import heldout_noise
 from pipeline.measurement import Measurement, pack_kspace, read_measurement, unpack_kspace, write_measurement
 from pipeline.problem import load_problem, with_start
 from pipeline.settings import CtMeasureSettings
@@ -129,8 +130,8 @@ def test_heldout_error_of_truth_is_the_noise_and_of_nothing_is_one(tmp_path):
     measurement, image = mr_measurement(heldout=True)
     write_measurement(tmp_path, measurement)
     problem, units = load_problem(tmp_path)
-    samples = unpack_kspace(measurement.tensors, "heldout_")[0]
-    noise = np.sqrt(2 * 0.5**2 * np.count_nonzero(samples)) / np.linalg.norm(samples)
+    samples, kept = unpack_kspace(measurement.tensors, "heldout_")
+    noise = heldout_noise(samples, kept, np.array([0.5, 0.5]))
     assert units.heldout.error(torch.from_numpy(image) / units.scale) == pytest.approx(noise, rel=0.1)
     assert units.heldout.error(torch.zeros_like(problem.x_init)) == pytest.approx(1.0)
     assert not problem.y[..., 5].any()

@@ -10,8 +10,10 @@ from models.gaussian import GaussianPrior
 from models.prior import PriorError
 from pipeline import reconstruct
 from pipeline.measure_ct import simulate_ct
-from pipeline.measurement import read_tensors, write_measurement
-from pipeline.settings import CtMeasureSettings, ReconstructSettings
+from pipeline.measure_mr import adopt_mr, simulate_mr
+from pipeline.measurement import read_tensors, unpack_kspace, write_measurement
+from pipeline.problem import with_start
+from pipeline.settings import CtMeasureSettings, MrMeasureSettings, ReconstructSettings
 
 AFFINE = np.diag([-4.0, -4.0, 3.0, 1.0])
 SETTINGS = {"prior": "weights", "samples": 2, "levels": 4, "seed": 3, "device": "cpu"}
@@ -170,3 +172,25 @@ def test_a_presets_own_number_of_levels_wins_over_the_general_one():
     assert reconstruct.solver_settings("dds", ReconstructSettings(levels=12)).levels == 12
     changed = ReconstructSettings(levels=12, overrides={"dds": {"levels": 5}})
     assert reconstruct.solver_settings("dds", changed).levels == 5
+
+
+def test_measured_kspace_gives_magnitudes_and_a_heldout_error(tmp_path, monkeypatch):
+    y, x = np.meshgrid(np.linspace(-1, 1, 48), np.linspace(-1, 1, 40), indexing="ij")
+    head = 500.0 * (np.hypot(x, y) < 0.8) * np.ones((2, 1, 1))
+    full = MrMeasureSettings(acceleration=1.0, coils=4, sensitivities="known")
+    simulated, truth = simulate_mr(Volume.from_affine(head.astype(np.float32), np.diag([2.0, 2, 4, 1])), full, "head")
+    mask = np.random.default_rng(0).random((48, 40)) < 0.5
+    mask[18:31, 14:27] = True
+    kspace = unpack_kspace(simulated.tensors)[0] * mask
+    measured = adopt_mr(kspace, simulated.affine, MrMeasureSettings(source="measured"), "head")
+    write_measurement(tmp_path / "m", with_start(measured))
+    monkeypatch.setattr(reconstruct, "load_prior", lambda *_: GaussianPrior(torch.tensor(0.25), modality="mr"))
+    assert run((tmp_path / "m", truth), tmp_path / "pam") == 0
+    report = json.loads((tmp_path / "pam" / "run.json").read_text())
+    samples = read_tensors(tmp_path / "pam" / "samples.safetensors")[0]["samples"]
+    assert samples.min() >= 0
+    point = read_volume(tmp_path / "pam" / "point.nii.gz").array_zyx
+    inside = truth > 250
+    assert np.abs(point - truth)[inside].mean() < 0.1 * truth.max()
+    assert 0 < report["mean"]["heldout_error"] < report["samples"][0]["heldout_error"] < 1
+    assert report["units_per_normalised"] == pytest.approx(500, rel=0.1)
