@@ -1,5 +1,6 @@
 """A cut-down demo: a few slices of the shipped scans on coarse grids, with untrained priors, through real Snakemake."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -69,17 +70,19 @@ def plain_env() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def priors(tmp_path_factory) -> dict[str, str]:
     """Untrained priors, which is all that the plumbing needs; modality to folder."""
-    from models.release import release
-    from models.training import TrainingSettings, new_state
-    from models.volumes import TrainingVolume
+    import torch
+
+    from models.network import SliceNetwork
+    from models.prior import CARD, WEIGHTS
 
     folders = {}
-    for modality in ("ct", "mr"):
-        settings = TrainingSettings(modality, 0.5, widths=(8, 16), bfloat16=False)
-        noise = np.random.default_rng(0).random((3, 16, 16)).astype(np.float16)
-        volume = TrainingVolume("noise", noise, (1.0, 1.0, 1.0))
+    for modality, channels in (("ct", 1), ("mr", 2)):
         folder = tmp_path_factory.mktemp("prior") / modality
-        release(new_state(settings), settings, [volume], ["none"], (0.1, 20.0), "none", folder)
+        torch.manual_seed(0)
+        SliceNetwork(channels, (8, 16), 1, 2).half().save_pretrained(folder)
+        card = {"name": "untrained", "modality": modality, "units": "none", "sigma_data": 0.5, "pixel_mm": [0.1, 20]}
+        checksum = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+        (folder / CARD).write_text(json.dumps(card | {"sha256": checksum}))
         folders[modality] = str(folder)
     return folders
 
