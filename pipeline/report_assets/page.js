@@ -66,6 +66,7 @@ function addView(key) {
 function toggleLarge(view, button) {
   const large = view.root.classList.toggle("large");
   $("#views").classList.toggle("single", large);
+  $("#views").style.setProperty("--columns", large ? 1 : $("#views").children.length);
   button.setAttribute("aria-pressed", String(large));
   requestAnimationFrame(() => views.forEach((v) => v.layout()));
 }
@@ -276,6 +277,7 @@ async function start() {
   const panels = [...data.panels];
   if (window.innerWidth >= 1640 && store.info.has("truth")) panels.unshift("truth");
   const opening = panels.map((key) => [addView(key), key]);
+  $("#views").style.setProperty("--columns", panels.length);
   for (const [view, key] of opening) {
     await view.open(key);
     views.push(view);

@@ -32,8 +32,8 @@ const OPTIONS = {
   crosshairGap: 10, fontColor: [0.72, 0.78, 0.82, 1], fontMinPx: 12, fontSizeScaling: 0.2, isRadiologicalConvention: true,
   show3Dcrosshair: false, multiplanarShowRender: 0, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
   dragAndDropEnabled: false, isCornerOrientationText: true, sagittalNoseLeft: true, loadingText: "", logLevel: "silent", isColorbar: false,
-  mouseEventConfig: { leftButton: { primary: 8, withShift: 3 }, rightButton: 0, centerButton: 3 },
 };
+const MOUSE = { leftButton: { primary: 8, withShift: 3 }, rightButton: 0, centerButton: 3 };
 
 // Array axes that run closest to the patient's left-right, back-front and foot-head axes.
 function worldAxes({ affine }) {
@@ -86,8 +86,9 @@ class View {
   async open(key) {
     await this.nv.attachToCanvas(this.canvas, false);
     registerMaps(this.nv);
-    this.reset();
+    this.nv.setMouseEventConfig(MOUSE);
     await this.show(key);
+    this.reset();
   }
 
   async image(key, map, opacity) {
@@ -206,7 +207,7 @@ class View {
     const { scene } = this.nv;
     scene.pan2Dxyzmm = [0, 0, 0, 1];
     [scene.renderAzimuth, scene.renderElevation, scene.volScaleMultiplier] = Object.values(CAMERA);
-    scene.crosshairPos = [0.5, 0.5, 0.5];
+    scene.crosshairPos = this.nv.volumes[0].dimsRAS.slice(1, 4).map((size) => (Math.floor(size / 2) + 0.5) / size);
     this.nv.drawScene();
   }
 

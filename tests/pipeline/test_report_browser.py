@@ -79,6 +79,7 @@ def test_ct_page_in_a_browser(results, open_page):
     assert page.locator("#level").input_value() == "400"
     check_values(page, results[1])
     check_linked_crosshair(page)
+    check_linked_pan(page)
     page.locator(".view select").nth(0).select_option("truth")
     settle(page)
     assert "Truth" in page.locator(".view canvas").nth(0).get_attribute("aria-label")
@@ -122,6 +123,26 @@ def check_linked_crosshair(page) -> None:
     settle(page)
     moved = page.evaluate("sliceweave.views.map((view) => view.voxel())")
     assert moved == [[at[0][0] + 1, at[0][1], at[0][2]]] * 4
+
+
+def check_linked_pan(page) -> None:
+    """Shift and drag shifts every view by the same way and leaves the crosshair where it was."""
+    box = page.locator(".view canvas").nth(1).bounding_box()
+    before = page.evaluate("sliceweave.views[0].voxel()")
+    page.keyboard.down("Shift")
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.4 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.45 * box["height"], steps=3)
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    settle(page)
+    pans = page.evaluate("sliceweave.views.map((view) => [...view.nv.scene.pan2Dxyzmm])")
+    assert pans == [pans[0]] * 4
+    assert np.abs(pans[0][:3]).max() > 1
+    assert page.evaluate("sliceweave.views[0].voxel()") == before
+    page.locator("#reset").click()
+    settle(page)
+    assert page.evaluate("sliceweave.views.map((view) => [...view.nv.scene.pan2Dxyzmm])") == [[0, 0, 0, 1]] * 4
 
 
 @pytest.mark.browser
