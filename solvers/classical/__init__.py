@@ -1,0 +1,1 @@
+"""Classical reconstructions: the baselines that samplers are compared with."""

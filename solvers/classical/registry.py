@@ -1,0 +1,54 @@
+"""Classical methods by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from solvers.classical.cg_sense import CgSenseSettings, cg_sense
+from solvers.classical.cgls import CglsSettings, cgls
+from solvers.classical.fbp import FbpSettings, fbp
+from solvers.classical.total_variation import TvSettings, total_variation
+from solvers.classical.wavelet import WaveletSettings, wavelet
+from solvers.classical.zero_filled import ZeroFilledSettings, zero_filled
+from solvers.problem import Problem
+from solvers.settings import SettingsError, settings_from_dict
+
+
+@dataclass(frozen=True)
+class ClassicalMethod:
+    """A reconstruction without a learnt prior, its settings and the modalities it serves."""
+
+    name: str
+    function: Callable[[Problem, Any], Tensor]
+    settings_class: type
+    modalities: tuple[str, ...]
+
+    def settings(self, values: Mapping[str, Any] | None = None) -> Any:
+        """Settings from a mapping; SettingsError for unknown keys and impossible values."""
+        return settings_from_dict(self.settings_class, values or {}, self.name)
+
+    def __call__(self, problem: Problem, settings: Any = None) -> Tensor:
+        """Reconstruction (z y x) in prior units; `settings` is a mapping, an object of settings_class, or None."""
+        modality = "mr" if problem.dtype.is_complex else "ct"
+        if modality not in self.modalities:
+            raise SettingsError(f"{self.name} does not reconstruct {modality.upper()} data.")
+        if settings is None or isinstance(settings, Mapping):
+            settings = self.settings(settings)
+        return self.function(problem, settings)
+
+
+CLASSICAL: dict[str, ClassicalMethod] = {
+    method.name: method
+    for method in (
+        ClassicalMethod("fbp", fbp, FbpSettings, ("ct",)),
+        ClassicalMethod("cgls", cgls, CglsSettings, ("ct", "mr")),
+        ClassicalMethod("tv", total_variation, TvSettings, ("ct", "mr")),
+        ClassicalMethod("zero_filled", zero_filled, ZeroFilledSettings, ("mr",)),
+        ClassicalMethod("cg_sense", cg_sense, CgSenseSettings, ("mr",)),
+        ClassicalMethod("wavelet", wavelet, WaveletSettings, ("mr",)),
+    )
+}
