@@ -1,4 +1,5 @@
-"""Convolutional slice network: three neighbouring noisy slices in, the middle slice's clean mean and log-variance out."""
+"""Convolutional slice network: three neighbouring noisy slices in, the middle slice's clean mean and log-variance
+out."""
 
 import torch
 from diffusers import UNet2DModel
@@ -15,10 +16,11 @@ CONDITIONS = 3
 class SliceNetwork(ModelMixin, ConfigMixin):
     """U-Net without attention on space-to-depth patches.
 
-    Input: `slices` (batch, 3 * channels, y, x), slices below, at and above the wanted one, already scaled to unit variance;
-    `sigma` (batch,) noise level; `conditions` (batch, 3): ln(slice spacing / mm), ln(pixel / mm), lag-1 correlation of the
-    noise between slices. Output: (batch, channels, y, x) raw mean and (batch, 1, y, x) log-variance of its error.
-    Sides that are no multiple of `patch * 2**(levels - 1)` are replicated outwards and cropped back.
+    Input: `slices` (batch, 3 * channels, y, x), slices below, at and above the wanted one, already scaled to unit
+    variance; `sigma` (batch,) noise level; `conditions` (batch, 3): ln(slice spacing / mm), ln(pixel / mm), lag-1
+    correlation of the noise between slices. Output: (batch, channels, y, x) raw mean and (batch, 1, y, x) log-
+    variance of its error. Sides that are no multiple of `patch * 2**(levels - 1)` are replicated outwards and cropped
+    back.
     """
 
     @register_to_config

@@ -26,7 +26,8 @@ def scalings(sigma: Tensor, sigma_data: float) -> Scalings:
 def denoise_middle(
     network: SliceNetwork, triplet: Tensor, sigma: Tensor, conditions: Tensor, sigma_data: float
 ) -> tuple[Tensor, Tensor]:
-    """Clean mean (batch, channels, y, x) of the middle slice of `triplet` and the log-variance of its error over c_out^2.
+    """Clean mean (batch, channels, y, x) of the middle slice of `triplet` and the log-variance of its error over
+    c_out^2.
 
     D(x; sigma) = c_skip x + c_out F(c_in x; sigma), with x the middle slice; the error's variance is c_out^2 exp(u).
     """

@@ -36,10 +36,11 @@ class SlicePrior:
     def denoise(
         self, x: Tensor, sigma: float, spacing_mm: tuple[float, float, float], noise_correlation: float = 0.0
     ) -> Denoised:
-        """Posterior mean (z y x) of x = clean + sigma * noise, and the variance of its error per real component (z y x).
+        """Posterior mean (z y x) of x = clean + sigma * noise, and the variance of its error per real component (z y
+        x).
 
-        `spacing_mm` is (z, y, x). `noise_correlation` is the lag-1 correlation of the noise along z. The two end slices see
-        their only neighbour twice; a single slice sees itself.
+        `spacing_mm` is (z, y, x). `noise_correlation` is the lag-1 correlation of the noise along z. The two end
+        slices see their only neighbour twice; a single slice sees itself.
         """
         channels = torch.view_as_real(x).permute(0, 3, 1, 2) if x.is_complex() else x[:, None]
         count = channels.shape[0]
@@ -66,7 +67,8 @@ class SlicePrior:
         return mean, (scalings(sigmas, self.sigma_data).out ** 2 * log_variance.exp())[:, 0]
 
     def r2_scale(self, sigma: float, purpose: str) -> float:
-        """Factor on the predicted variance at `sigma` for `purpose` "point" or "sample"; 1 where the card has no fit."""
+        """Factor on the predicted variance at `sigma` for `purpose` "point" or "sample"; 1 where the card has no
+        fit."""
         table = self.card.get("r2_scale", {}).get(purpose)
         if not table:
             return 1.0
@@ -77,7 +79,8 @@ class SlicePrior:
         name, (low, high) = self.card["name"], self.card["pixel_mm"]
         if modality != self.modality:
             raise PriorError(
-                f"prior {name} was trained for {self.modality}, the study is {modality}; choose another prior in the config."
+                f"prior {name} was trained for {self.modality}, the study is {modality}; "
+                "choose another prior in the config."
             )
         if not low <= pixel_mm <= high:
             raise PriorError(
@@ -102,13 +105,14 @@ def load_prior(directory: str | Path, device: str = "cpu") -> SlicePrior:
     if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != expected:
         raise PriorError(f"{folder / WEIGHTS} has another checksum than its card says; restore it from the release.")
     network = SliceNetwork.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
+        folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
     )
     return SlicePrior(network, card, device)
 
 
 def _fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 convolutions are faster than float32 here: on CUDA, or on a CPU with AVX512-BF16 instructions."""
+    """Whether bfloat16 convolutions are faster than float32 here: on CUDA, or on a CPU with AVX512-BF16
+    instructions."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return torch.cpu._is_avx512_bf16_supported()

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,17 @@ from models.volumes import TrainingVolume, smooth_phase
 
 VALIDATION_SIGMAS = tuple(float(s) for s in np.geomspace(0.01, 3.0, 12))
 LIMITS = (
-    "Research software, not a medical device. Trained on few patients from public collections; unusual anatomy, implants, other "
-    "body regions, paediatric scans and other pixel sizes are outside what it has seen."
+    "Research software, not a medical device. Trained on few patients from public collections; unusual anatomy, "
+    "implants, other body regions, paediatric scans and other pixel sizes are outside what it has seen."
 )
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a prior comes from: the command that trained it, and the training data with their licences."""
+
+    command: str
+    licence: str
 
 
 def validation_table(
@@ -61,10 +69,11 @@ def release(
     validation: list[TrainingVolume],
     training_names: list[str],
     pixel_mm: tuple[float, float],
-    licence: str,
+    provenance: Provenance,
     out: Path,
 ) -> None:
-    """Writes the averaged network (float16 safetensors, diffusers layout), its card and README into `out`, all or nothing."""
+    """Writes the averaged network (float16 safetensors, diffusers layout), its card and README into `out`, all or
+    nothing."""
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     # float16 rounding is part of what is validated
@@ -88,7 +97,8 @@ def release(
             "crop": settings.crop.size,
         },
         "held_out": [v.name for v in validation],
-        "licence": licence,
+        "command": provenance.command,
+        "licence": provenance.licence,
         "limits": LIMITS,
         "sha256": hashlib.sha256((part / WEIGHTS).read_bytes()).hexdigest(),
     }
@@ -96,19 +106,24 @@ def release(
     (part / CARD).write_text(json.dumps(card, indent=1))
     (part / "README.md").write_text(card_text(card))
     shutil.rmtree(out, ignore_errors=True)
-    os.replace(part, out)
+    part.replace(out)
 
 
 def card_text(card: dict) -> str:
     """The model card as Markdown, all figures from prior.json."""
     rows = zip(*(card["validation"][k] for k in ("sigma", "error_variance", "predicted_variance")), strict=True)
+    training, (low, high) = card["training"], card["pixel_mm"]
     lines = [
         f"# Slice prior {card['name']}",
         "",
-        f"Modality {card['modality']}, units {card['units']}, {card['parameters'] / 1e6:.1f} M weights, pixels {card['pixel_mm'][0]:g} to {card['pixel_mm'][1]:g} mm.",
+        f"Modality {card['modality']}, units {card['units']}, {card['parameters'] / 1e6:.1f} M weights, "
+        f"pixels {low:g} to {high:g} mm.",
         "",
-        f"Trained {card['training']['minutes']:g} minutes, {card['training']['steps']} steps of {card['training']['batch']} crops of {card['training']['crop']} pixels, on: {', '.join(card['training']['volumes'])}.",
+        f"Trained {training['minutes']:g} minutes, {training['steps']} steps of {training['batch']} crops of "
+        f"{training['crop']} pixels, on: {', '.join(training['volumes'])}.",
         f"Held out: {', '.join(card['held_out'])}.",
+        "",
+        f"Training command: `{card['command']}`",
         "",
         f"Data and licences: {card['licence']}",
         "",
@@ -120,7 +135,8 @@ def card_text(card: dict) -> str:
         "| --- | --- | --- |",
         *(f"| {s:.4f} | {e:.3e} | {p:.3e} |" for s, e, p in rows),
         "",
-        "How the solvers scale the predicted variance (`r2_scale`) is fitted along reconstructions of the held-out patient by `python -m pipeline.calibrate`.",
+        "The solvers multiply the predicted variance by `r2_scale`, fitted along reconstructions of held-out patients",
+        "by `python -m pipeline.calibrate`; prior.json has the tables and what they were fitted on.",
         "",
     ]
     return "\n".join(lines)

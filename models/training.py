@@ -1,7 +1,6 @@
 """Training of a slice prior: EDM loss plus variance head, EMA, wall-clock schedule, resumable without pickles."""
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ class TrainingSettings:
     batch: int = 8
     crop: CropSettings = field(default_factory=CropSettings)
     learning_rate: float = 4e-4
+    warmup_steps: int = 200
     log_sigma_mean: float = -1.4
     log_sigma_std: float = 1.4
     ema: float = 0.9995
@@ -94,8 +94,8 @@ def draw_batch(volumes: list[TrainingVolume], settings: TrainingSettings, genera
 
 
 def learning_rate(settings: TrainingSettings, step: int, fraction: float) -> float:
-    """Warm-up over 200 steps, then a cosine over the fraction of the time budget that is used."""
-    warm = min(1.0, (step + 1) / 200)
+    """Linear warm-up, then a cosine over the fraction of the time budget that is used."""
+    warm = min(1.0, (step + 1) / settings.warmup_steps)
     return warm * settings.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0))))
 
 
@@ -128,7 +128,7 @@ def save_state(state: TrainingState, folder: Path) -> None:
     part = folder / "training.safetensors.part"
     metadata = {"step": str(state.step), "seconds": str(state.seconds)}
     save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata)
-    os.replace(part, folder / "training.safetensors")
+    part.replace(folder / "training.safetensors")
 
 
 def load_state(state: TrainingState, folder: Path) -> TrainingState:
@@ -159,7 +159,8 @@ def train(
     folder: Path,
     report: Callable[[TrainingState, float], None],
 ) -> TrainingState:
-    """Trains until `minutes` of wall-clock time are used in all, saving every `save_every_minutes`; resumes from `folder`.
+    """Trains until `minutes` of wall-clock time are used in all, saving every `save_every_minutes`; resumes from
+    `folder`.
 
     `report(state, running error)` is called after every save.
     """

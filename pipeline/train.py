@@ -2,8 +2,8 @@
 
     python -m pipeline.train --volumes FOLDER --out FOLDER --settings JSON
 
-CT volumes are in HU and become u = HU/1000 clipped to [-1, 2]. MR volumes are magnitudes in scanner units, divided by their
-99.5th percentile. Volumes that are isotropic to 30 % are used in all three planes when the modality is MR.
+CT volumes are in HU and become u = HU/1000 clipped to [-1, 2]. MR volumes are magnitudes in scanner units, divided by
+their 99.5th percentile. Volumes that are isotropic to 30 % are used in all three planes when the modality is MR.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.errors import InputError
-from models.release import release
+from models.release import Provenance, release
 from models.training import TrainingSettings, TrainingState, train
 from models.volumes import CropSettings, TrainingVolume
 from pipeline.cli import main_wrapper
@@ -66,7 +66,8 @@ def split(volumes_dir: Path, held_out: list[str]) -> tuple[list[Path], list[Path
     kept = [p for p in paths if p not in held]
     if not kept or not held:
         raise InputError(
-            f"held_out {held_out} leaves {len(kept)} training and {len(held)} validation files in {volumes_dir}; both are needed."
+            f"held_out {held_out} leaves {len(kept)} training and {len(held)} validation files in {volumes_dir}; "
+            "both are needed."
         )
     return kept, held
 
@@ -109,10 +110,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         state = train(volumes, settings, arguments.state, report)
     names = [v.name for v in volumes if not v.name.endswith(("_coronal", "_sagittal"))]
+    command = f"python -m pipeline.train --volumes {arguments.volumes.name} --settings '{arguments.settings}'"
+    provenance = Provenance(command, arguments.license)
     pixels = [v.spacing_mm[2] for v in volumes]
-    release(
-        state, settings, validation, names, (min(pixels) * 0.85, max(pixels) * 1.1), arguments.license, arguments.out
-    )
+    release(state, settings, validation, names, (min(pixels) * 0.85, max(pixels) * 1.1), provenance, arguments.out)
     return 0
 
 

@@ -1,13 +1,13 @@
 """The correction that every solver here shares: denoised volume in, volume that also fits the data out.
 
-The denoiser's error is modelled as Gaussian, x = h + S v with v ~ N(0, I) and S = diag(r) L_z: standard deviation r for every
-voxel, AR(1) correlation along z (L_z L_z^H has entries c^|i-j|). With the data y = A x + n, cov(n) = W^-1, the posterior of v
-has precision M = I + S^H A^H W A S, and x = h + S v is
+The denoiser's error is modelled as Gaussian, x = h + S v with v ~ N(0, I) and S = diag(r) L_z: standard deviation r
+for every voxel, AR(1) correlation along z (L_z L_z^H has entries c^|i-j|). With the data y = A x + n, cov(n) = W^-1,
+the posterior of v has precision M = I + S^H A^H W A S, and x = h + S v is
 
     argmin_x (x-h)^H (S S^H)^-1 (x-h) / 2 + |y - A x|^2_W / 2          (its mode), or a draw from N(mode, S M^-1 S^H).
 
-Written in v the system's eigenvalues are at least 1 and unmeasured directions sit exactly at 1, which is the preconditioning
-that conjugate gradients need for perturbed right-hand sides.
+Written in v the system's eigenvalues are at least 1 and unmeasured directions sit exactly at 1, which is the
+preconditioning that conjugate gradients need for perturbed right-hand sides.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ from solvers.slice_coupling import ar1_draw, ar1_draw_adjoint
 
 @dataclass(frozen=True)
 class ErrorModel:
-    """Covariance factor S of the denoiser's error: `r` (z y x) or scalar standard deviation, `correlation` c along z."""
+    """Covariance factor S of the denoiser's error: `r` (z y x) or scalar standard deviation, `correlation` c along
+    z."""
 
     r: Tensor
     correlation: float = 0.0
@@ -48,8 +49,8 @@ def correct(
 ) -> Tensor:
     """Volume (z y x) nearest to the data given the denoised volume `h`: the mode, or with `draws` a posterior draw.
 
-    Perturb-and-MAP (Papandreou and Yuille 2010): adding xi_1 + S^H A^H W^(1/2) xi_2 with unit Gaussian xi to the right-hand
-    side turns the solution into an exact draw from N(mode, S M^-1 S^H).
+    Perturb-and-MAP (Papandreou and Yuille 2010): adding xi_1 + S^H A^H W^(1/2) xi_2 with unit Gaussian xi to the
+    right-hand side turns the solution into an exact draw from N(mode, S M^-1 S^H).
     """
     A, weights = problem.A, problem.weights
 

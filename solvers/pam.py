@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import exp
 
 from models.prior import SlicePrior
 from solvers.correction import ErrorModel, correct
 from solvers.draws import Draws
 from solvers.problem import Problem
 from solvers.schedule import karras_levels
-from solvers.slice_coupling import ar1_draw
+from solvers.slice_coupling import ar1_draw, coupling_coefficient
 from solvers.state import State
 
 
@@ -17,9 +16,9 @@ from solvers.state import State
 class PamSettings:
     """`mode` "sample" draws from the posterior, "point" takes every correction's mode.
 
-    `noise_length_mm` is the correlation length along z of the re-noise, `error_length_mm` that of the denoiser's error (0:
-    independent slices). `sigma_max` null starts at the problem's own level. `trust` multiplies the predicted error variance
-    on top of the prior's own calibration.
+    `noise_length_mm` is the correlation length along z of the re-noise, `error_length_mm` that of the denoiser's error
+    (0: independent slices). `sigma_max` null starts at the problem's own level. `trust` multiplies the predicted error
+    variance on top of the prior's own calibration.
     """
 
     mode: str = "sample"
@@ -33,22 +32,18 @@ class PamSettings:
     cg_tolerance: float = 1e-3
 
 
-def slice_correlation(length_mm: float, spacing_mm: float) -> float:
-    """Lag-1 correlation exp(-spacing / length) of neighbouring slices, 0 for length 0."""
-    return exp(-spacing_mm / length_mm) if length_mm > 0 else 0.0
-
-
 def pam(
     problem: Problem, prior: SlicePrior, settings: PamSettings, draws: Draws, state: State | None = None
 ) -> Iterator[State]:
-    """Yields a State after every noise level sigma: h, V = D(x_sigma); x ~ N(mode, cov) of `correct`; x' = x + sigma' z.
+    """Yields a State after every noise level sigma: h, V = D(x_sigma); x ~ N(mode, cov) of `correct`; x' = x + sigma'
+    z.
 
-    The draw has the covariance of the exact posterior of a prior that is locally Gaussian with variance V, so that x + sigma' z
-    has the right marginal at the next level without any weight to tune. In mode "point" x is the mode.
+    The draw has the covariance of the exact posterior of a prior that is locally Gaussian with variance V, so that
+    x + sigma' z has the right marginal at the next level without any weight to tune. In mode "point" x is the mode.
     """
     sample = settings.mode == "sample"
-    noise_c = slice_correlation(settings.noise_length_mm, problem.spacing_mm[0])
-    error_c = slice_correlation(settings.error_length_mm, problem.spacing_mm[0])
+    noise_c = coupling_coefficient(problem.spacing_mm[0], settings.noise_length_mm)
+    error_c = coupling_coefficient(problem.spacing_mm[0], settings.error_length_mm)
     sigmas = karras_levels(settings.sigma_max or problem.sigma_init, settings.sigma_min, settings.levels)
 
     def noisy(x, level):

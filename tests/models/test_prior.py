@@ -10,11 +10,12 @@ import torch
 from models.network import SliceNetwork
 from models.preconditioning import denoise_middle, scalings, training_loss
 from models.prior import CARD, WEIGHTS, PriorError, load_prior
-from models.release import release
+from models.release import Provenance, release
 from models.training import TrainingSettings, draw_batch, load_state, new_state, save_state, train, train_step
 from models.volumes import CropSettings, TrainingVolume, neighbours, random_crop
 
-TINY = TrainingSettings("ct", 0.5, widths=(8, 16), batch=4, crop=CropSettings(size=32), minutes=0.05, bfloat16=False)
+TINY = TrainingSettings("ct", 0.5, widths=(8, 16), batch=4, crop=CropSettings(size=32), minutes=10, bfloat16=False)
+TINY = replace(TINY, learning_rate=3e-3, warmup_steps=5, ema=0.9)
 
 
 def phantom(count: int = 6, side: int = 40, seed: int = 0) -> TrainingVolume:
@@ -102,11 +103,22 @@ def test_training_lowers_the_error_and_resumes_exactly(tmp_path):
         assert torch.equal(a, b)
 
 
+def test_training_stops_at_its_budget_and_saves(tmp_path):
+    settings = replace(TINY, minutes=0.005)
+    reported = []
+    state = train([phantom()], settings, tmp_path, lambda state, error: reported.append(state.step))
+    assert state.seconds >= 0.3
+    assert reported == [state.step]
+    assert load_state(new_state(settings), tmp_path).step == state.step
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("weights") / "tiny"
-    state = train([phantom()], TINY, out.with_name("state"), lambda *_: None)
-    release(state, TINY, [phantom(seed=1)], ["discs"], (1.0, 2.0), "made here", out)
+    state, generator = new_state(TINY), np.random.default_rng(0)
+    for _ in range(60):
+        train_step(state, draw_batch([phantom()], TINY, generator), TINY)
+    release(state, TINY, [phantom(seed=1)], ["discs"], (1.0, 2.0), Provenance("train", "made here"), out)
     return out
 
 
