@@ -14,6 +14,7 @@ from pipeline.paths import StudyPaths
 from pipeline.report_metrics import headlines_of
 from pipeline.report_series import read_metrics
 
+NOT_COHORTS = ("logs", "benchmarks", "reports")
 FAILURES_FILE = "failures.tsv"
 NO_REASON = "no reason was recorded"
 
@@ -44,7 +45,7 @@ def collect(results: Path, base: Path) -> tuple[dict[str, list[Entry]], list[Fai
     cohorts: dict[str, list[Entry]] = {}
     failures = list(read_failures(results / FAILURES_FILE))
     told = {(item.cohort, item.study, item.series) for item in failures}
-    for folder in sorted(path for path in results.glob("*/*/") if path.is_dir() and path.parent.name != "reports"):
+    for folder in sorted(path for path in results.glob("*/*/") if path.parent.name not in NOT_COHORTS):
         paths = StudyPaths(results, folder.parent.name, folder.name)
         entries, missing = _of_study(paths, base)
         if entries:

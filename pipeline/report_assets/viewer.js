@@ -196,9 +196,10 @@ class View {
   zoom(factor) {
     const { scene } = this.nv;
     const pan = [...scene.pan2Dxyzmm];
-    pan[3] = Math.max(1, Math.min(12, pan[3] * factor));
-    if (pan[3] === 1) pan.fill(0, 0, 3);
-    scene.pan2Dxyzmm = pan;
+    const next = Math.max(1, Math.min(12, pan[3] * factor));
+    // Drawn at zoom * mm + pan: the crosshair stays where it is.
+    const mm = this.nv.frac2mm(scene.crosshairPos);
+    scene.pan2Dxyzmm = next === 1 ? [0, 0, 0, 1] : [...pan.slice(0, 3).map((p, i) => p + (pan[3] - next) * mm[i]), next];
     scene.volScaleMultiplier = Math.max(0.5, Math.min(4, scene.volScaleMultiplier * factor));
     this.nv.drawScene();
   }

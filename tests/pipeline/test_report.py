@@ -243,6 +243,8 @@ def test_index_lists_what_is_there_and_says_what_failed(tmp_path):
     write_manifest(results / "c/s", manifest)
     write_manifest(results / "c/empty", [])
     (results / "c/unread/ingest").mkdir(parents=True)
+    (results / "logs/c/s").mkdir(parents=True)
+    (results / "logs/c/summary.log").write_text("")
     (results / "failures.tsv").write_text(
         "cohort\tstudy\tseries\tstage\tmessage\nc\tunread\t\tingest\t/scans/Doe_Jane: no series found; see /a/b.dcm\n"
     )
