@@ -4,6 +4,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from data.errors import InputError
 from data.nifti import write_volume
 from pipeline.cli import json_object, main_wrapper
 from pipeline.machine import peak_memory_mb
+from pipeline.measurement import FILE_NAME, read_metadata
 from pipeline.problem import load_problem
 from pipeline.settings import require_choice
 from solvers.classical.registry import CLASSICAL
@@ -28,7 +30,13 @@ def run(measurement: Path, method: str, out: Path, section: dict[str, Any]) -> N
     require_choice(method, tuple(CLASSICAL), "baselines")
     if not out.name.endswith(".nii.gz"):
         raise InputError(f"{out}: baselines are written as .nii.gz; name the output so.")
-    settings = {key: value for key, value in section.items() if key != "modality"}
+    modality = read_metadata(measurement / FILE_NAME)["modality"]
+    if modality not in CLASSICAL[method].modalities:
+        raise InputError(f"baselines: {method} is not made for {modality.upper()}; choose another method.")
+    try:
+        settings = CLASSICAL[method].settings({key: value for key, value in section.items() if key != "modality"})
+    except ValueError as error:
+        raise InputError(f"baseline: {error}") from error
     problem, units = load_problem(measurement)
     began = time.perf_counter()
     with torch.inference_mode():
@@ -39,7 +47,7 @@ def run(measurement: Path, method: str, out: Path, section: dict[str, Any]) -> N
         raise InputError(f"{out}: {method} diverged with these settings; choose a larger weight.")
     record = {
         "method": method,
-        "settings": settings,
+        "settings": asdict(settings),
         "units": units.name,
         "seconds": seconds,
         "peak_mem_mb": peak_memory_mb(),

@@ -45,7 +45,7 @@ def backproject_filtered(
     """Image (z y x) whose line integrals are `sinogram` (z views bins), in units of sinogram / mm.
 
     Kak and Slaney 1988, chapter 3, with linear interpolation on the detector. Parallel: f = int_0^pi q_theta(s) dtheta.
-    Fan, with the detector scaled to the axis: f = int w D^2 / L^2 q_beta(u) dbeta, data weighted by D / sqrt(D^2 + u^2).
+    Fan, detector scaled to the axis: f = int w D^2 / L^2 q_beta(u) dbeta, with data weighted by D / sqrt(D^2 + u^2).
     """
     fan = isinstance(beam, FanBeam)
     spacing = beam.bin_mm / beam.magnification if fan else beam.bin_mm

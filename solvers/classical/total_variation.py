@@ -98,8 +98,8 @@ RELAXATION = 1.7
 def fourier_preconditioner(matvec: Callable[[Tensor], Tensor], problem: Problem) -> Callable[[Tensor], Tensor]:
     """Approximate inverse of a nearly shift-invariant positive operator: division by its 3D Fourier symbol.
 
-    The symbol is estimated from white noise w as Re <F w, F M w> / |F w|^2, averaged over shells of |k_yx| for every k_z
-    up to sign.
+    The symbol is estimated from white noise w as Re <F w, F M w> / |F w|^2, averaged over rings of |k_yx| for
+    every |k_z|.
     """
     draws = Draws(0)
     numerator = denominator = 0.0
