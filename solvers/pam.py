@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+
 from models.prior import SlicePrior
 from solvers.correction import ErrorModel, correct
 from solvers.draws import Draws
@@ -14,18 +16,25 @@ from solvers.state import State
 
 @dataclass(frozen=True)
 class PamSettings:
-    """`mode` "sample" draws from the posterior, "point" takes every correction's mode.
+    """How PaM anneals; nothing here depends on views, coils or noise.
 
-    `noise_length_mm` is the correlation length along z of the re-noise, `error_length_mm` that of the denoiser's error
-    (0: independent slices). `sigma_max` null starts at the problem's own level. `trust` multiplies the predicted error
-    variance on top of the prior's own calibration.
+    mode                "sample" draws from the posterior, "point" takes every correction's mode
+    levels              noise levels, one network call each
+    sigma_max           first level; null starts at the problem's own
+    sigma_min           last level
+    trust               factor on the predicted error variance on top of the prior's own calibration
+    residual_share      point only: share of the last correction's error variance that is told to the network as noise
+    noise_length_mm     correlation length of the re-noise along z (0: independent slices)
+    error_length_mm     correlation length of the denoiser's error along z (0: independent slices)
+    cg_iterations, cg_tolerance   of every correction
     """
 
     mode: str = "sample"
     levels: int = 15
     sigma_max: float | None = None
-    sigma_min: float = 0.01
+    sigma_min: float = 0.03
     trust: float = 1.0
+    residual_share: float = 1.0
     noise_length_mm: float = 0.0
     error_length_mm: float = 4.0
     cg_iterations: int = 30
@@ -35,11 +44,11 @@ class PamSettings:
 def pam(
     problem: Problem, prior: SlicePrior, settings: PamSettings, draws: Draws, state: State | None = None
 ) -> Iterator[State]:
-    """Yields a State after every noise level sigma: h, V = D(x_sigma); x ~ N(mode, cov) of `correct`; x' = x + sigma'
-    z.
+    """Yields a State after every noise level sigma: h, V = D(x_sigma); x ~ N(mode, cov) of `correct`; x' = x + sigma' z.
 
-    The draw has the covariance of the exact posterior of a prior that is locally Gaussian with variance V, so that
-    x + sigma' z has the right marginal at the next level without any weight to tune. In mode "point" x is the mode.
+    A draw has the covariance of the exact posterior of a prior that is locally Gaussian with variance V, so x + sigma' z
+    has the right marginal at the next level without any weight to tune. In mode "point" x is the mode, which still lacks
+    an error of variance r^2 = scale * V: the network is told sigma^2 + residual_share * mean(r^2) as its noise variance.
     """
     sample = settings.mode == "sample"
     noise_c = coupling_coefficient(problem.spacing_mm[0], settings.noise_length_mm)
@@ -51,20 +60,21 @@ def pam(
         return x + sigmas[level] * ar1_draw(white, noise_c)
 
     if state is None:
-        state = State(0, noisy(problem.x_init, 0), problem.x_init, {}, 0)
+        state = State(0, noisy(problem.x_init, 0), problem.x_init, {"missing": torch.zeros(1)}, 0)
     for level in range(state.level, len(sigmas)):
-        denoised = prior.denoise(state.x, sigmas[level], problem.spacing_mm, noise_c)
-        scale = settings.trust * prior.r2_scale(sigmas[level], settings.mode)
-        error = ErrorModel((scale * denoised.variance).sqrt(), error_c)
+        sigma = (sigmas[level] ** 2 + float(state.extra["missing"])) ** 0.5
+        h, variance = prior.denoise(state.x, sigma, problem.spacing_mm, noise_c)
+        variance = settings.trust * prior.r2_scale(sigma, settings.mode) * variance
         x = correct(
             problem,
-            denoised.mean,
-            error,
+            h,
+            ErrorModel(variance.sqrt(), error_c),
             settings.cg_iterations,
             settings.cg_tolerance,
             draws if sample else None,
             (level,),
         )
+        missing = torch.zeros(1) if sample else settings.residual_share * variance.mean().reshape(1).cpu()
         following = noisy(x, level + 1) if level + 1 < len(sigmas) else x
-        state = State(level + 1, following, x, {}, state.network_calls + 1)
+        state = State(level + 1, following, x, {"missing": missing}, state.network_calls + 1)
         yield state
