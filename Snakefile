@@ -44,6 +44,10 @@ rule all:
         targets,
 
 
+onstart:
+    failures.clear(results_folder())
+
+
 onsuccess:
     say_where(log)
 

@@ -66,7 +66,7 @@ def rebuild_index(results: Path) -> None:
     )
     for command, made in zip(commands, (summary, index), strict=True):
         if subprocess.run([sys.executable, *command], check=False).returncode == 0 and made.is_file():
-            os.utime(made, (0, 0))
+            os.utime(made, (1, 1))
     if index.is_file():
         print(f"What was finished is listed in {index}", file=sys.stderr)
 

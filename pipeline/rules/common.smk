@@ -118,7 +118,6 @@ def results_folder():
 
 
 def say_where(log):
-    failures.clear(results_folder())
     index = results_folder() / "index.html"
     if PLAN.studies and index.exists():
         print(f"Done. Open {index}", file=sys.stderr)
