@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,19 +16,34 @@ from solvers.problem import Problem
 from solvers.settings import require
 
 
+RELAXATION = 1.7
+PROBE_SLICES = 32
+
+
 @dataclass(frozen=True)
 class TvSettings:
-    """weight: lambda in 1 / image units. iterations: ADMM steps of cg_iterations each. step: threshold lambda / rho."""
+    """weight: lambda in 1 / image units. iterations: ADMM steps, each of cg_iterations. step: threshold lambda / rho in
+    image units. tolerance: relative change of x at which to stop. Null weights and cg_iterations depend on the modality.
+    """
 
-    weight: float = 2.0
+    weight: float | None = None
     iterations: int = 80
-    cg_iterations: int = 3
+    cg_iterations: int | None = None
     step: float = 0.06
     tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
-        require(self.weight > 0 and self.step > 0, "weight and step must be positive.")
-        require(self.iterations >= 1 and self.cg_iterations >= 1, "iterations and cg_iterations must be at least 1.")
+        require((self.weight is None or self.weight > 0) and self.step > 0, "weight and step must be positive.")
+        require(self.iterations >= 1 and self.cg_iterations != 0, "iterations and cg_iterations must be at least 1.")
+
+
+DEFAULTS = {"ct": {"weight": 2.0, "cg_iterations": 3}, "mr": {"weight": 10.0, "cg_iterations": 7}}
+
+
+def completed(settings: TvSettings, problem: Problem) -> TvSettings:
+    """The settings with the modality's values in place of null."""
+    defaults = DEFAULTS["mr" if problem.dtype.is_complex else "ct"]
+    return replace(settings, **{key: value for key, value in defaults.items() if getattr(settings, key) is None})
 
 
 def spacing_weights(spacing_mm: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -66,6 +82,7 @@ def total_variation(problem: Problem, settings: TvSettings, callback: Callable[[
     d = G x with multiplier u; x by preconditioned CG on A^H W A + rho G^T G from the previous x, d by vector shrinkage.
     Stops early when x changes by less than `tolerance` relative. Starts from x_init.
     """
+    settings = completed(settings, problem)
     A, weights = problem.A, problem.weights
     gradient = Gradient3D(spacing_weights(problem.spacing_mm))
     rho = settings.weight / settings.step
@@ -74,7 +91,7 @@ def total_variation(problem: Problem, settings: TvSettings, callback: Callable[[
     def matvec(v: Tensor) -> Tensor:
         return A.adjoint(weights * A(v)).add_(gradient.adjoint(gradient(v)), alpha=rho)
 
-    precondition = fourier_preconditioner(matvec, problem)
+    precondition = fourier_preconditioner(problem, rho)
     x = problem.x_init.clone()
     d = gradient(x)
     u = torch.zeros_like(d)
@@ -92,42 +109,33 @@ def total_variation(problem: Problem, settings: TvSettings, callback: Callable[[
     return x
 
 
-RELAXATION = 1.7
+def fourier_preconditioner(problem: Problem, rho: float) -> Callable[[Tensor], Tensor]:
+    """Approximate inverse of A^H W A + rho G^T G: division by its 3D Fourier symbol with periodic ends.
 
-
-def fourier_preconditioner(matvec: Callable[[Tensor], Tensor], problem: Problem) -> Callable[[Tensor], Tensor]:
-    """Approximate inverse of a nearly shift-invariant positive operator: division by its 3D Fourier symbol.
-
-    The symbol is estimated from white noise w as Re <F w, F M w> / |F w|^2, averaged over rings of |k_yx| for
-    every |k_z|.
+    A works slice by slice, so its symbol s(k_y, k_x) is the mean over slices of Re(conj(F w) F A^H W A w) / |F w|^2 for
+    white noise w; that of G^T G is the sum over axes of weight^2 (2 - 2 cos k).
     """
-    draws = Draws(0)
+    shape, draws = problem.shape, Draws(0)
     numerator = denominator = 0.0
-    for probe in range(2):
-        w = draws.normal(problem.shape, problem.dtype, "preconditioner", probe).to(problem.device)
-        fw, fm = torch.fft.fftn(w), torch.fft.fftn(matvec(w))
-        numerator = numerator + (fw.conj() * fm).real
-        denominator = denominator + fw.abs().square()
-    symbol = _shell_mean(numerator) / _shell_mean(denominator)
+    for probe in range(math.ceil(PROBE_SLICES / shape[0])):
+        w = draws.normal(shape, problem.dtype, "preconditioner", probe).to(problem.device)
+        fw, fm = torch.fft.fft2(w), torch.fft.fft2(problem.normal(w))
+        numerator = numerator + (fw.conj() * fm).real.sum(0)
+        denominator = denominator + fw.abs().square().sum(0)
+    symbol = (numerator / denominator).clamp_min(0) + rho * _gradient_symbol(problem)
     symbol = symbol.clamp_min(1e-4 * float(symbol.max()))
-
-    def apply(r: Tensor) -> Tensor:
-        out = torch.fft.ifftn(torch.fft.fftn(r) / symbol)
-        return out if r.is_complex() else out.real
-
     if problem.dtype.is_complex:
-        return apply
-    half = symbol[..., : problem.shape[2] // 2 + 1].contiguous()
-    return lambda r: torch.fft.irfftn(torch.fft.rfftn(r) / half, s=problem.shape)
+        return lambda r: torch.fft.ifftn(torch.fft.fftn(r).div_(symbol))
+    half = symbol[..., : shape[2] // 2 + 1].contiguous()
+    return lambda r: torch.fft.irfftn(torch.fft.rfftn(r).div_(half), s=shape)
 
 
-def _shell_mean(values: Tensor) -> Tensor:
-    """Mean over rings of equal |k_yx| at equal |k_z|, broadcast back to (z y x)."""
-    nz, ny, nx = values.shape
-    kz = (torch.fft.fftfreq(nz) * nz).round().abs().long()
-    ky, kx = torch.fft.fftfreq(ny)[:, None], torch.fft.fftfreq(nx)[None, :]
-    rings = ((ky**2 + kx**2).sqrt() * max(ny, nx)).round().long()
-    index = (kz[:, None, None] * (int(rings.max()) + 1) + rings).reshape(-1).to(values.device)
-    total = torch.zeros(int(index.max()) + 1, device=values.device).index_add_(0, index, values.reshape(-1))
-    count = torch.zeros_like(total).index_add_(0, index, torch.ones_like(values).reshape(-1))
-    return (total / count.clamp_min(1))[index].reshape(values.shape)
+def _gradient_symbol(problem: Problem) -> Tensor:
+    """sum_a weight_a^2 (2 - 2 cos k_a), shape (z y x)."""
+    total = torch.zeros(1, 1, 1, device=problem.device)
+    for axis, (length, weight) in enumerate(zip(problem.shape, spacing_weights(problem.spacing_mm), strict=True)):
+        k = 2 * torch.pi * torch.fft.fftfreq(length, device=problem.device)
+        view = [1, 1, 1]
+        view[axis] = length
+        total = total + (weight**2 * (2 - 2 * torch.cos(k))).reshape(view)
+    return total
