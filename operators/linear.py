@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -56,6 +57,10 @@ class LinearOperator(ABC):
     def gram(self, x: Tensor) -> Tensor:
         """A^H A x."""
         return self.adjoint(self.forward(x))
+
+    def normal(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """The map x -> A^H W A x for real weights W on the data; operators that know a shorter way override it."""
+        return lambda x: self.adjoint(weights * self.forward(x))
 
     def to(self, device: torch.device | str) -> Self:
         """A copy whose tensors live on ``device`` (the operator itself when it holds none)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from scipy.linalg import eigh_tridiagonal
@@ -58,6 +59,9 @@ class Normalised(LinearOperator):
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return self.operator._adjoint(y).div_(self.factor)
+
+    def normal(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        return self.operator.normal(weights / self.factor**2)
 
     @property
     def device(self) -> torch.device:

@@ -1,8 +1,8 @@
 """The correction that every solver here shares: denoised volume in, volume that also fits the data out.
 
-The denoiser's error is modelled as Gaussian, x = h + S v with v ~ N(0, I) and S = diag(r) L_z: standard deviation r
-for every voxel, AR(1) correlation along z (L_z L_z^H has entries c^|i-j|). With the data y = A x + n, cov(n) = W^-1,
-the posterior of v has precision M = I + S^H A^H W A S, and x = h + S v is
+The denoiser's error is modelled as Gaussian, x = h + S v with v ~ N(0, I) and S = diag(r) L_z L_y L_x: standard
+deviation r for every voxel, AR(1) correlation along each axis (L L^H has entries c^|i-j|). With the data y = A x + n,
+cov(n) = W^-1, the posterior of v has precision M = I + S^H A^H W A S, and x = h + S v is
 
     argmin_x (x-h)^H (S S^H)^-1 (x-h) / 2 + |y - A x|^2_W / 2          (its mode), or a draw from N(mode, S M^-1 S^H).
 
@@ -23,19 +23,26 @@ from solvers.slice_coupling import ar1_draw, ar1_draw_adjoint
 
 @dataclass(frozen=True)
 class ErrorModel:
-    """Covariance factor S of the denoiser's error: `r` (z y x) or scalar standard deviation, `correlation` c along
-    z."""
+    """Covariance factor S of the denoiser's error: `r` (z y x) standard deviation, `correlation` lag-1 along (z, y,
+    x)."""
 
     r: Tensor
-    correlation: float = 0.0
+    correlation: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def factor(self, v: Tensor) -> Tensor:
         """S v."""
-        return self.r * ar1_draw(v, self.correlation)
+        for axis, c in enumerate(self.correlation):
+            if c > 0:
+                v = ar1_draw(v.movedim(axis, 0), c).movedim(0, axis)
+        return self.r * v
 
     def factor_adjoint(self, x: Tensor) -> Tensor:
         """S^H x."""
-        return ar1_draw_adjoint(self.r * x, self.correlation)
+        x = self.r * x
+        for axis, c in reversed(list(enumerate(self.correlation))):
+            if c > 0:
+                x = ar1_draw_adjoint(x.movedim(axis, 0), c).movedim(0, axis)
+        return x
 
 
 def correct(
@@ -55,7 +62,7 @@ def correct(
     A, weights = problem.A, problem.weights
 
     def precision(v: Tensor) -> Tensor:
-        return v + error.factor_adjoint(A.adjoint(weights * A(error.factor(v))))
+        return v + error.factor_adjoint(problem.normal(error.factor(v)))
 
     right = weights * (problem.y - A(h))
     if draws is not None:

@@ -26,6 +26,7 @@ class PamSettings:
     residual_share      point only: share of the last correction's error variance that is told to the network as noise
     noise_length_mm     correlation length of the re-noise along z (0: independent slices)
     error_length_mm     correlation length of the denoiser's error along z (0: independent slices)
+    error_pixels        correlation length of the denoiser's error in the slice, in pixels (0: white)
     cg_iterations, cg_tolerance   of every correction
     """
 
@@ -37,6 +38,7 @@ class PamSettings:
     residual_share: float = 1.0
     noise_length_mm: float = 0.0
     error_length_mm: float = 4.0
+    error_pixels: float = 0.0
     cg_iterations: int = 30
     cg_tolerance: float = 1e-3
 
@@ -44,15 +46,20 @@ class PamSettings:
 def pam(
     problem: Problem, prior: SlicePrior, settings: PamSettings, draws: Draws, state: State | None = None
 ) -> Iterator[State]:
-    """Yields a State after every noise level sigma: h, V = D(x_sigma); x ~ N(mode, cov) of `correct`; x' = x + sigma' z.
+    """Yields a State after every noise level sigma: h, V = D(x_sigma); x ~ N(mode, cov) of `correct`; x' = x + sigma'
+    z.
 
-    A draw has the covariance of the exact posterior of a prior that is locally Gaussian with variance V, so x + sigma' z
-    has the right marginal at the next level without any weight to tune. In mode "point" x is the mode, which still lacks
-    an error of variance r^2 = scale * V: the network is told sigma^2 + residual_share * mean(r^2) as its noise variance.
+    A draw has the covariance of the exact posterior of a prior that is locally Gaussian with variance V, so x +
+    sigma' z has the right marginal at the next level without any weight to tune. In mode "point" x is the mode, which
+    still lacks an error of variance r^2 = scale * V: the network is told sigma^2 + residual_share * mean(r^2) as its
+    noise variance.
     """
     sample = settings.mode == "sample"
     noise_c = coupling_coefficient(problem.spacing_mm[0], settings.noise_length_mm)
-    error_c = coupling_coefficient(problem.spacing_mm[0], settings.error_length_mm)
+    error_c = (
+        coupling_coefficient(problem.spacing_mm[0], settings.error_length_mm),
+        *(2 * (coupling_coefficient(1.0, settings.error_pixels),)),
+    )
     sigmas = karras_levels(settings.sigma_max or problem.sigma_init, settings.sigma_min, settings.levels)
 
     def noisy(x, level):

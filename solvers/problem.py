@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,7 +61,11 @@ class Problem:
 
     def normal(self, x: Tensor) -> Tensor:
         """A^H W A x, shape (z y x)."""
-        return self.A.adjoint(self.weights * self.A.forward(x))
+        return self._normal(x)
+
+    @cached_property
+    def _normal(self) -> Callable[[Tensor], Tensor]:
+        return self.A.normal(self.weights)
 
     def backprojection(self) -> Tensor:
         """A^H W y, shape (z y x)."""
