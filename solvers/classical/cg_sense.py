@@ -16,7 +16,7 @@ from solvers.settings import require
 class CgSenseSettings:
     """weight: lambda in units of 1 / sigma_y^2. iterations, tolerance: of conjugate gradients."""
 
-    weight: float = 0.01
+    weight: float = 0.02
     iterations: int = 50
     tolerance: float = 1e-5
 

@@ -18,7 +18,7 @@ class FbpSettings:
     """filter "ramlak" or "hann"; cutoff: frequency where the window ends, as a share of the detector's Nyquist."""
 
     filter: str = "hann"
-    cutoff: float = 0.7
+    cutoff: float = 0.5
 
     def __post_init__(self) -> None:
         require(self.filter in ("ramlak", "hann"), "filter must be 'ramlak' or 'hann'.")

@@ -15,7 +15,6 @@ from solvers.draws import Draws
 from solvers.problem import Problem
 from solvers.settings import require
 
-
 RELAXATION = 1.7
 PROBE_SLICES = 32
 
@@ -23,7 +22,7 @@ PROBE_SLICES = 32
 @dataclass(frozen=True)
 class TvSettings:
     """weight: lambda in 1 / image units. iterations: ADMM steps, each of cg_iterations. step: threshold lambda / rho in
-    image units. tolerance: relative change of x at which to stop. Null weights and cg_iterations depend on the modality.
+    image units. tolerance: relative change of x at which to stop. Null weight and cg_iterations: by modality.
     """
 
     weight: float | None = None
@@ -37,7 +36,7 @@ class TvSettings:
         require(self.iterations >= 1 and self.cg_iterations != 0, "iterations and cg_iterations must be at least 1.")
 
 
-DEFAULTS = {"ct": {"weight": 2.0, "cg_iterations": 3}, "mr": {"weight": 10.0, "cg_iterations": 7}}
+DEFAULTS = {"ct": {"weight": 2.0, "cg_iterations": 3}, "mr": {"weight": 20.0, "cg_iterations": 7}}
 
 
 def completed(settings: TvSettings, problem: Problem) -> TvSettings:

@@ -31,9 +31,9 @@ TAPS = len(DB4)
 class WaveletSettings:
     """weight: lambda in 1 / image units. scales: wavelet levels. iterations: of FISTA."""
 
-    weight: float = 10.0
+    weight: float = 30.0
     scales: int = 4
-    iterations: int = 60
+    iterations: int = 50
 
     def __post_init__(self) -> None:
         require(self.weight > 0, "weight must be positive.")
