@@ -4,7 +4,7 @@
 
 Every series is an ingested volume of a patient that the prior was not trained on. For each task (measure settings)
 PaM is run and, at every noise level, the squared error of the denoised volume against the truth is compared with the
-predicted variance. Their ratio, averaged over tasks in the logarithm, is r2_scale; three passes, since the ratio
+predicted variance. Their ratio, averaged over tasks in the logarithm, is r2_scale; two passes, since the ratio
 shapes the path. Then one factor a purpose is chosen: "point" by PSNR, "sample" so that spread equals error, (1 + 1/K)
 V / B = 1.
 """
@@ -33,7 +33,8 @@ from pipeline.problem import load_problem
 from solvers.problem import Problem
 from solvers.run import run_solver
 
-FACTORS = {"point": (0.5, 1.0, 2.0, 4.0), "sample": (0.25, 0.5, 1.0, 2.0)}
+FACTORS = {"point": (0.5, 1.0, 2.0, 4.0), "sample": (0.3, 1.0, 3.0)}
+PASSES = 2
 GRID = tuple(float(s) for s in np.geomspace(0.02, 1.5, 12))
 
 
@@ -118,9 +119,9 @@ def score(task: Task, estimates: list[Tensor], purpose: str) -> float:
 def fit(
     prior: SlicePrior, tasks: list[Task], settings: dict[str, Any], purpose: str, samples: int, bar: tqdm
 ) -> dict[str, Any]:
-    """r2_scale of one purpose: table by three passes along the path, then its factor."""
+    """r2_scale of one purpose: table by passes along the path, then its factor."""
     prior.card.setdefault("r2_scale", {})[purpose] = None
-    for _ in range(3):
+    for _ in range(PASSES):
         rows = []
         for task in tasks:
             recorder = RecordingPrior(prior, task.truth)
@@ -168,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     samples = settings.get("samples", 4)
     with tempfile.TemporaryDirectory() as folder:
         tasks = load_tasks(arguments.series, settings["measure"], prior.modality, Path(folder))
-        total = len(tasks) * (6 + len(FACTORS["point"]) + samples * len(FACTORS["sample"]))
+        total = len(tasks) * (2 * PASSES + len(FACTORS["point"]) + samples * len(FACTORS["sample"]))
         with tqdm(total=total, unit="run", desc="calibrate") as bar:
             fitted = {p: fit(prior, tasks, settings.get("pam", {}), p, samples, bar) for p in ("point", "sample")}
     card = prior.card | {"r2_scale": {purpose: settled(table) for purpose, table in fitted.items()}}

@@ -24,7 +24,7 @@ from pipeline.seeds import generator
 from solvers.conjugate_gradient import conjugate_gradient
 from solvers.problem import Problem
 
-CT_SIGMA_INIT = 0.5
+CT_SIGMA_INIT = 0.3
 MR_SIGMA_INIT = 0.3
 CT_SMOOTHNESS = 0.003
 CT_ITERATIONS = 30

@@ -31,14 +31,14 @@ class PamSettings:
     """
 
     mode: str = "sample"
-    levels: int = 15
+    levels: int = 10
     sigma_max: float | None = None
     sigma_min: float = 0.03
     trust: float = 1.0
     residual_share: float = 1.0
     noise_length_mm: float = 0.0
     error_length_mm: float = 4.0
-    error_pixels: float = 0.0
+    error_pixels: float = 1.0
     cg_iterations: int = 30
     cg_tolerance: float = 1e-3
 
