@@ -10,7 +10,7 @@ rho is given in units of 1 / sigma_y^2, the threshold lambda/rho in image units.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -59,6 +59,11 @@ class _Stacked(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         data, differences = y[: self.size].reshape(self.data_shape), y[self.size :].reshape(self.difference_shape)
         return self.first.adjoint(data) + DIFFERENCE.adjoint(differences)
+
+    def normal(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        first = self.first.normal(weights[: self.size].reshape(self.data_shape))
+        slices = weights[self.size :].reshape(self.difference_shape)
+        return lambda x: first(x) + DIFFERENCE.adjoint(slices * DIFFERENCE(x))
 
 
 def with_slice_term(problem: Problem, target: Tensor, rho: float) -> Problem:

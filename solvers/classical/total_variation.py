@@ -82,13 +82,12 @@ def total_variation(problem: Problem, settings: TvSettings, callback: Callable[[
     Stops early when x changes by less than `tolerance` relative. Starts from x_init.
     """
     settings = completed(settings, problem)
-    A, weights = problem.A, problem.weights
     gradient = Gradient3D(spacing_weights(problem.spacing_mm))
     rho = settings.weight / settings.step
     backprojection = problem.backprojection()
 
     def matvec(v: Tensor) -> Tensor:
-        return A.adjoint(weights * A(v)).add_(gradient.adjoint(gradient(v)), alpha=rho)
+        return problem.normal(v).add_(gradient.adjoint(gradient(v)), alpha=rho)
 
     precondition = fourier_preconditioner(problem, rho)
     x = problem.x_init.clone()
