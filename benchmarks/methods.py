@@ -9,7 +9,7 @@ SEARCH: dict[str, dict[str, list[dict[str, Any]]]] = {
     "ct": {
         "fbp": [{"filter": "ramlak"}, {"filter": "hann"}, {"filter": "hann", "cutoff": 0.5}],
         "cgls": [{"iterations": i} for i in (5, 10, 20, 40)],
-        "tv": [{"weight": w, "step": 0.02, "cg_iterations": 6} for w in (1.5, 3.0, 5.0, 8.0)],
+        "tv": [{"weight": w, **solve} for w in (1.0, 2.0, 4.0) for solve in ({}, {"step": 0.02, "cg_iterations": 6})],
         "dds": [{"gamma": g, "levels": LEVELS} for g in (3.0, 10.0, 30.0, 100.0)],
         "dds_tv": [
             {"gamma": g, "tv": True, "threshold": t, "levels": LEVELS}
@@ -23,7 +23,7 @@ SEARCH: dict[str, dict[str, list[dict[str, Any]]]] = {
         "zero_filled": [{}],
         "cg_sense": [{"weight": w} for w in (1e-4, 1e-3, 1e-2, 1e-1)],
         "wavelet": [{"weight": w} for w in (10.0, 30.0, 100.0, 300.0)],
-        "tv": [{"weight": w} for w in (2.0, 5.0, 15.0, 50.0)],
+        "tv": [{"weight": w} for w in (5.0, 10.0, 20.0, 40.0)],
         "dds": [{"gamma": g, "levels": LEVELS} for g in (1.0, 10.0, 100.0)],
         "dds_tv": [
             {"gamma": g, "tv": True, "threshold": t, "levels": LEVELS} for g in (1.0, 10.0) for t in (0.002, 0.01)
