@@ -1,12 +1,12 @@
-"""Fits how much wider than under white noise a prior's error is along real reconstructions, and writes it on its card.
+"""Fits what a prior's predicted error variance has to be multiplied with in reconstructions, and writes it on its card.
 
     python -m pipeline.calibrate --prior DIR --series DIR [--series DIR ...] --settings JSON
 
-Every series is an ingested volume of a patient that the prior was not trained on. For each task (measure settings)
-PaM is run and, at every noise level, the squared error of the denoised volume against the truth is compared with the
-predicted variance. Their ratio, averaged over tasks in the logarithm, is r2_scale; two passes, since the ratio
-shapes the path. Then one factor a purpose is chosen: "point" by PSNR, "sample" so that spread equals error, (1 + 1/K)
-V / B = 1.
+Every series is an ingested volume of a patient that the prior was not trained on; tasks are its measurements. For point
+estimates PaM is run and, at every noise level, the squared error of the denoised volume against the truth is compared
+with the predicted variance: their ratio, averaged over tasks in the logarithm, is the table r2_scale["point"]. Two
+passes, since the ratio shapes the path; then one factor is chosen by PSNR. For samples, whose path is that of white
+noise, one number serves all levels: the one at which spread equals error, (1 + 1/K) V / B = 1.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from pipeline.problem import load_problem
 from solvers.problem import Problem
 from solvers.run import run_solver
 
-FACTORS = {"point": (0.5, 1.0, 2.0, 4.0), "sample": (0.3, 1.0, 3.0)}
+FACTORS = {"point": (0.5, 1.0, 2.0, 4.0), "sample": (1.0, 2.0, 4.0)}
 PASSES = 2
 GRID = tuple(float(s) for s in np.geomspace(0.02, 1.5, 12))
 
@@ -119,27 +119,24 @@ def score(task: Task, estimates: list[Tensor], purpose: str) -> float:
 def fit(
     prior: SlicePrior, tasks: list[Task], settings: dict[str, Any], purpose: str, samples: int, bar: tqdm
 ) -> dict[str, Any]:
-    """r2_scale of one purpose: table by passes along the path, then its factor."""
-    prior.card.setdefault("r2_scale", {})[purpose] = None
-    for _ in range(PASSES):
-        rows = []
-        for task in tasks:
-            recorder = RecordingPrior(prior, task.truth)
-            run_solver("pam", task.problem, recorder, settings | {"mode": purpose, "trust": 1.0}, 0, 0)
-            rows.append(recorder.rows)
+    """r2_scale of one purpose on GRID, before its factor, with the factor and the scores it was chosen by."""
+    table: dict[str, Any] = {"sigma": list(GRID), "scale": [1.0] * len(GRID)}
+    prior.card.setdefault("r2_scale", {})[purpose] = table
+    for _ in range(PASSES if purpose == "point" else 0):
+        recorders = [RecordingPrior(prior, task.truth) for task in tasks]
+        for task, recorder in zip(tasks, recorders, strict=True):
+            run_solver("pam", task.problem, recorder, settings | {"mode": purpose, "trust": 1.0})
             bar.update()
-        prior.card["r2_scale"][purpose] = fit_table(rows)
-    table = prior.card["r2_scale"][purpose]
-    scores = {}
+        table = prior.card["r2_scale"][purpose] = fit_table([recorder.rows for recorder in recorders])
+    count = samples if purpose == "sample" else 1
+    scores: dict[float, list[float]] = {}
     for factor in FACTORS[purpose]:
-        values = []
+        chosen = settings | {"mode": purpose, "trust": factor}
+        scores[factor] = []
         for task in tasks:
-            chosen = settings | {"mode": purpose, "trust": factor}
-            count = samples if purpose == "sample" else 1
-            estimates = [run_solver("pam", task.problem, prior, chosen, 0, k).estimate for k in range(count)]
-            values.append(score(task, estimates, purpose))
+            estimates = [run_solver("pam", task.problem, prior, chosen, sample=k).estimate for k in range(count)]
+            scores[factor].append(score(task, estimates, purpose))
             bar.update(count)
-        scores[factor] = values
     return table | {"factor": best_factor(scores, purpose), "scores": {str(k): v for k, v in scores.items()}}
 
 
@@ -169,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     samples = settings.get("samples", 4)
     with tempfile.TemporaryDirectory() as folder:
         tasks = load_tasks(arguments.series, settings["measure"], prior.modality, Path(folder))
-        total = len(tasks) * (2 * PASSES + len(FACTORS["point"]) + samples * len(FACTORS["sample"]))
+        total = len(tasks) * (PASSES + len(FACTORS["point"]) + samples * len(FACTORS["sample"]))
         with tqdm(total=total, unit="run", desc="calibrate") as bar:
             fitted = {p: fit(prior, tasks, settings.get("pam", {}), p, samples, bar) for p in ("point", "sample")}
     card = prior.card | {"r2_scale": {purpose: settled(table) for purpose, table in fitted.items()}}
