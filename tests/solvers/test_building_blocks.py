@@ -118,7 +118,9 @@ def test_soft_threshold_is_the_proximal_map_of_the_modulus():
     # Off zero the gradient d - v + t d/|d| vanishes.
     away = ~small
     assert torch.allclose(d[away] - v[away] + 0.6 * d[away] / d[away].abs(), torch.zeros(()).to(COMPLEX), atol=1e-5)
-    assert torch.allclose(soft_threshold(torch.tensor([-2.0, -0.5, 0.0, 0.5, 2.0]), 1.0), torch.tensor([-1.0, 0, 0, 0, 1]))
+    assert torch.allclose(
+        soft_threshold(torch.tensor([-2.0, -0.5, 0.0, 0.5, 2.0]), 1.0), torch.tensor([-1.0, 0, 0, 0, 1])
+    )
 
 
 def test_draws_depend_on_seed_and_tags_alone():
