@@ -91,8 +91,9 @@ def total_variation(problem: Problem, settings: TvSettings, callback: Callable[[
 
     precondition = fourier_preconditioner(problem, rho)
     x = problem.x_init.clone()
-    d = gradient(x)
-    u = torch.zeros_like(d)
+    v = gradient(x)
+    d = shrink_vectors(v.clone(), settings.step)
+    u = v.sub_(d)
     for _ in range(settings.iterations):
         previous = x
         b = gradient.adjoint(d - u).mul_(rho).add_(backprojection)
