@@ -39,7 +39,6 @@ ABLATION: list[dict[str, Any]] = [
     {"mode": "point", "residual_share": 0.0},
     {"mode": "point", "error_pixels": 0.0},
     {"mode": "point", "error_length_mm": 0.0},
-    {"mode": "point", "noise_length_mm": 4.0},
     {"mode": "point", "trust": 0.1},
     {"mode": "point", "trust": 10.0},
     {"mode": "point", "levels": 20},

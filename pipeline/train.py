@@ -112,8 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [v.name for v in volumes if not v.name.endswith(("_coronal", "_sagittal"))]
     command = f"python -m pipeline.train --volumes {arguments.volumes.name} --settings '{arguments.settings}'"
     provenance = Provenance(command, arguments.license)
-    pixels = [v.spacing_mm[2] for v in volumes]
-    release(state, settings, validation, names, (min(pixels) * 0.85, max(pixels) * 1.1), provenance, arguments.out)
+    pixels, (smallest, largest) = [v.spacing_mm[2] for v in volumes], settings.crop.zoom
+    seen = (min(pixels) / largest, max(pixels) / smallest)
+    release(state, settings, validation, names, seen, provenance, arguments.out)
     return 0
 
 

@@ -24,7 +24,7 @@ class PamSettings:
     sigma_min           last level
     trust               factor on the predicted error variance on top of the prior's own calibration
     residual_share      point only: share of the last correction's error variance that is told to the network as noise
-    noise_length_mm     correlation length of the re-noise along z (0: independent slices)
+    noise_length_mm     sample only: correlation length of the re-noise along z (0: independent slices)
     error_length_mm     correlation length of the denoiser's error along z (0: independent slices)
     error_pixels        correlation length of the denoiser's error in the slice, in pixels (0: white)
     cg_iterations, cg_tolerance   of every correction
@@ -36,8 +36,8 @@ class PamSettings:
     sigma_min: float = 0.03
     trust: float = 1.0
     residual_share: float = 1.0
-    noise_length_mm: float = 0.0
-    error_length_mm: float = 4.0
+    noise_length_mm: float = 4.0
+    error_length_mm: float = 6.0
     error_pixels: float = 1.0
     cg_iterations: int = 30
     cg_tolerance: float = 1e-3
@@ -55,7 +55,7 @@ def pam(
     noise variance.
     """
     sample = settings.mode == "sample"
-    noise_c = coupling_coefficient(problem.spacing_mm[0], settings.noise_length_mm)
+    noise_c = coupling_coefficient(problem.spacing_mm[0], settings.noise_length_mm) if sample else 0.0
     error_c = (
         coupling_coefficient(problem.spacing_mm[0], settings.error_length_mm),
         *(2 * (coupling_coefficient(1.0, settings.error_pixels),)),
