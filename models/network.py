@@ -52,3 +52,11 @@ class SliceNetwork(ModelMixin, ConfigMixin):
         time = EMBED_SCALE * (sigma.clamp_min(1e-4).log() + EMBED_OFFSET)
         output = functional.pixel_shuffle(self.unet(inputs, time).sample, patch)[..., :rows, :columns].float()
         return output[:, :channels], output[:, channels:].clamp(-12.0, 6.0)
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 convolutions are faster than float32 here: on CUDA, or on a CPU with AVX512-BF16
+    instructions."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported()

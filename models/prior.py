@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.denoised import Denoised
-from models.network import SliceNetwork
+from models.network import SliceNetwork, fast_bfloat16
 from models.preconditioning import denoise_middle, scalings
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -30,7 +30,7 @@ class SlicePrior:
         self.batch = batch
         self.modality: str = card["modality"]
         self.sigma_data: float = card["sigma_data"]
-        self.bfloat16 = _fast_bfloat16(self.device)
+        self.bfloat16 = fast_bfloat16(self.device)
 
     @torch.inference_mode()
     def denoise(
@@ -108,11 +108,3 @@ def load_prior(directory: str | Path, device: str = "cpu") -> SlicePrior:
         folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
     )
     return SlicePrior(network, card, device)
-
-
-def _fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 convolutions are faster than float32 here: on CUDA, or on a CPU with AVX512-BF16
-    instructions."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported()

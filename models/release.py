@@ -77,8 +77,7 @@ def release(
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     # float16 rounding is part of what is validated
-    network = state.average.half()
-    network.save_pretrained(part)
+    state.average.cpu().half().save_pretrained(part)
     state.average.float()
     card = {
         "name": out.name,

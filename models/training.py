@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.network import SliceNetwork
+from models.network import SliceNetwork, fast_bfloat16
 from models.preconditioning import training_loss
 from models.volumes import CropSettings, TrainingVolume, complex_channels, random_crop
 
@@ -35,7 +35,14 @@ class TrainingSettings:
     ema: float = 0.9995
     seed: int = 0
     save_every_minutes: float = 3.0
-    bfloat16: bool = True
+    device: str = "auto"
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The named device; `auto` is CUDA where there is one."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
 
     @property
     def channels(self) -> int:
@@ -57,7 +64,7 @@ def new_state(settings: TrainingSettings) -> TrainingState:
     torch.manual_seed(settings.seed)
     network, average = (
         SliceNetwork(settings.channels, settings.widths, settings.layers, settings.patch).to(
-            memory_format=torch.channels_last
+            settings.torch_device, memory_format=torch.channels_last
         )
         for _ in range(2)
     )
@@ -101,11 +108,12 @@ def learning_rate(settings: TrainingSettings, step: int, fraction: float) -> flo
 
 def train_step(state: TrainingState, batch: tuple[Tensor, Tensor, Tensor, Tensor], settings: TrainingSettings) -> float:
     """One optimiser and EMA step; returns the mean squared error over c_out^2."""
-    clean, noise, sigma, conditions = batch
+    device = settings.torch_device
+    clean, noise, sigma, conditions = (tensor.to(device) for tensor in batch)
     fraction = state.seconds / (60 * settings.minutes)
     for group in state.optimiser.param_groups:
         group["lr"] = learning_rate(settings, state.step, fraction)
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
         loss, error2 = training_loss(state.network, clean, noise, sigma, conditions, settings.sigma_data)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)

@@ -14,7 +14,7 @@ from models.release import Provenance, release
 from models.training import TrainingSettings, draw_batch, load_state, new_state, save_state, train, train_step
 from models.volumes import CropSettings, TrainingVolume, neighbours, random_crop
 
-TINY = TrainingSettings("ct", 0.5, widths=(8, 16), batch=4, crop=CropSettings(size=32), minutes=10, bfloat16=False)
+TINY = TrainingSettings("ct", 0.5, widths=(8, 16), batch=4, crop=CropSettings(size=32), minutes=10)
 TINY = replace(TINY, learning_rate=3e-3, warmup_steps=5, ema=0.9)
 
 
