@@ -47,12 +47,11 @@ def wavelet(problem: Problem, settings: WaveletSettings) -> Tensor:
     slice, shifted by a random offset in every iteration to suppress block artefacts (Figueiredo and Nowak 2003).
     """
     lipschitz = float(problem.weights.max())
-    draws = Draws(0)
+    backprojection, draws = problem.backprojection(), Draws(0)
     x = momentum = problem.x_init
     t = 1.0
     for iteration in range(settings.iterations):
-        residual = problem.y - problem.A(momentum)
-        z = momentum + problem.A.adjoint(problem.weights * residual) / lipschitz
+        z = momentum + (backprojection - problem.normal(momentum)) / lipschitz
         new = shifted_shrink(
             z, settings.weight / lipschitz, settings.scales, _offset(draws, iteration, settings.scales)
         )
