@@ -53,7 +53,7 @@ def run_modality(modality: str, volume: Path, slices: tuple[int, int], prior: Pa
         ours = method in OURS
         section = {
             "prior": str(prior),
-            "samples": samples if ours else min(samples, 4),
+            "samples": samples if ours else 2,
             "point": ours,
             "overrides": {solver_of(method): settings},
         }
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mr-slices", type=int, nargs=2, default=(180, 244))
     parser.add_argument("--weights", type=Path, default=HERE.parent / "models" / "weights")
     parser.add_argument("--work", type=Path, default=HERE.parent / "results" / "first_light")
-    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=4)
     arguments = parser.parse_args(argv)
     series = {}
     for modality in ("ct", "mr"):

@@ -8,16 +8,16 @@ LEVELS = 10
 SEARCH: dict[str, dict[str, list[dict[str, Any]]]] = {
     "ct": {
         "fbp": [{"filter": "ramlak"}, {"filter": "hann"}, {"filter": "hann", "cutoff": 0.5}],
-        "cgls": [{"iterations": i} for i in (5, 10, 20, 40)],
+        "cgls": [{"iterations": i} for i in (10, 20, 40, 80)],
         "tv": [{"weight": w, **solve} for w in (1.0, 2.0, 4.0) for solve in ({}, {"step": 0.02, "cg_iterations": 6})],
-        "dds": [{"gamma": g, "levels": LEVELS} for g in (3.0, 10.0, 30.0, 100.0)],
+        "dds": [{"gamma": g, "levels": LEVELS} for g in (10.0, 30.0, 100.0, 300.0, 1000.0)],
         "dds_tv": [
             {"gamma": g, "tv": True, "threshold": t, "levels": LEVELS}
-            for g in (10.0, 30.0, 100.0)
+            for g in (30.0, 100.0, 300.0)
             for t in (0.005, 0.02)
         ],
-        "diffusion_mbir": [{"gamma": g, "threshold": t, "levels": LEVELS} for g in (10.0, 30.0) for t in (0.004, 0.02)],
-        "dreamsampler": [{"data_weight": w, "levels": LEVELS} for w in (30.0, 100.0, 300.0)],
+        "diffusion_mbir": [{"gamma": g, "threshold": t, "levels": LEVELS} for g in (30.0, 100.0, 300.0) for t in (0.004, 0.02)],
+        "dreamsampler": [{"data_weight": w, "levels": LEVELS} for w in (100.0, 300.0, 1000.0, 3000.0)],
     },
     "mr": {
         "zero_filled": [{}],
