@@ -12,6 +12,7 @@ from data.atomic import write_text
 
 FILE_NAME = "failures.tsv"
 _LOG_LINE = re.compile(r"^\s+log: (.+?)(?: \(check log file\(s\) for error details\))?$", re.MULTILINE)
+_PROGRESS = re.compile(r"\d+%\|")
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,10 @@ def _failure(path: Path, logs: Path) -> Failure:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that is not blank; progress bars rewrite one line with carriage returns."""
+    """The last line of a log that says something: neither blank nor a progress bar."""
     try:
         lines = [line.strip() for line in re.split(r"[\r\n]+", path.read_text(encoding="utf-8", errors="replace"))]
     except OSError:
         return f"no log was written to {path}"
-    return next((line for line in reversed(lines) if line), "ended without a word")
+    words = (line for line in reversed(lines) if line and not _PROGRESS.search(line))
+    return next(words, "was stopped before it could say why (killed, or no memory left); run again to go on.")

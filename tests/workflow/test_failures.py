@@ -71,3 +71,10 @@ def test_summary_of_nothing_is_an_empty_table(tmp_path):
     out = tmp_path / "summary.tsv"
     assert summary.main(["--out", str(out)]) == 0
     assert Path(out).read_text().strip() == ""
+
+
+def test_a_stage_killed_at_its_progress_bar_left_no_words(tmp_path):
+    log = tmp_path / "reconstruct.log"
+    log.write_text("\rpam:   0%|          | 0/50 [00:00<?, ?level/s]\rpam:   2%|▏         | 1/50 [00:09<07:30]")
+    assert failures.last_line(log).startswith("was stopped before it could say why")
+    assert failures.last_line(tmp_path / "none.log").startswith("no log was written")
