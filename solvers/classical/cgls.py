@@ -18,7 +18,7 @@ AIR = -1.0
 class CglsSettings:
     """iterations: of conjugate gradients; the regularisation."""
 
-    iterations: int = 8
+    iterations: int = 40
 
     def __post_init__(self) -> None:
         require(self.iterations >= 1, "iterations must be at least 1.")

@@ -22,21 +22,25 @@ PROBE_SLICES = 32
 @dataclass(frozen=True)
 class TvSettings:
     """weight: lambda in 1 / image units. iterations: ADMM steps, each of cg_iterations. step: threshold lambda / rho in
-    image units. tolerance: relative change of x at which to stop. Null weight and cg_iterations: by modality.
+    image units. tolerance: relative change of x at which to stop. Null: by modality, as
+    `python -m benchmarks.tune` found on training patients.
     """
 
     weight: float | None = None
     iterations: int = 80
     cg_iterations: int | None = None
-    step: float = 0.06
+    step: float | None = None
     tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
-        require((self.weight is None or self.weight > 0) and self.step > 0, "weight and step must be positive.")
+        require(all(v is None or v > 0 for v in (self.weight, self.step)), "weight and step must be positive.")
         require(self.iterations >= 1 and self.cg_iterations != 0, "iterations and cg_iterations must be at least 1.")
 
 
-DEFAULTS = {"ct": {"weight": 2.0, "cg_iterations": 3}, "mr": {"weight": 20.0, "cg_iterations": 7}}
+DEFAULTS = {
+    "ct": {"weight": 2.0, "cg_iterations": 6, "step": 0.02},
+    "mr": {"weight": 20.0, "cg_iterations": 7, "step": 0.06},
+}
 
 
 def completed(settings: TvSettings, problem: Problem) -> TvSettings:
