@@ -16,7 +16,9 @@ SEARCH: dict[str, dict[str, list[dict[str, Any]]]] = {
             for g in (30.0, 100.0, 300.0)
             for t in (0.005, 0.02)
         ],
-        "diffusion_mbir": [{"gamma": g, "threshold": t, "levels": LEVELS} for g in (30.0, 100.0, 300.0) for t in (0.004, 0.02)],
+        "diffusion_mbir": [
+            {"gamma": g, "threshold": t, "levels": LEVELS} for g in (30.0, 100.0, 300.0) for t in (0.004, 0.02)
+        ],
         "dreamsampler": [{"data_weight": w, "levels": LEVELS} for w in (100.0, 300.0, 1000.0, 3000.0)],
     },
     "mr": {
@@ -42,6 +44,7 @@ ABLATION: list[dict[str, Any]] = [
     {"mode": "point", "trust": 0.1},
     {"mode": "point", "trust": 10.0},
     {"mode": "point", "levels": 20},
+    {"mode": "point", "sigma_min": 0.03},
 ]
 
 MEASURE: dict[str, dict[str, Any]] = {

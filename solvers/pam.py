@@ -14,6 +14,9 @@ from solvers.slice_coupling import ar1_draw, coupling_coefficient
 from solvers.state import State
 
 
+SIGMA_MIN = {"point": 0.015, "sample": 0.03}
+
+
 @dataclass(frozen=True)
 class PamSettings:
     """How PaM anneals; nothing here depends on views, coils or noise.
@@ -21,7 +24,7 @@ class PamSettings:
     mode                "sample" draws from the posterior, "point" takes every correction's mode
     levels              noise levels, one network call each
     sigma_max           first level; null starts at the problem's own
-    sigma_min           last level
+    sigma_min           last level; null is 0.015 for point estimates and 0.03 for samples
     trust               factor on the predicted error variance on top of the prior's own calibration
     residual_share      point only: share of the last correction's error variance that is told to the network as noise
     noise_length_mm     sample only: correlation length of the re-noise along z (0: independent slices)
@@ -33,7 +36,7 @@ class PamSettings:
     mode: str = "sample"
     levels: int = 10
     sigma_max: float | None = None
-    sigma_min: float = 0.03
+    sigma_min: float | None = None
     trust: float = 1.0
     residual_share: float = 1.0
     noise_length_mm: float = 4.0
@@ -60,7 +63,9 @@ def pam(
         coupling_coefficient(problem.spacing_mm[0], settings.error_length_mm),
         *(2 * (coupling_coefficient(1.0, settings.error_pixels),)),
     )
-    sigmas = karras_levels(settings.sigma_max or problem.sigma_init, settings.sigma_min, settings.levels)
+    sigmas = karras_levels(
+        settings.sigma_max or problem.sigma_init, settings.sigma_min or SIGMA_MIN[settings.mode], settings.levels
+    )
 
     def noisy(x, level):
         white = draws.normal(x.shape, x.dtype, level, "noise").to(x.device)
