@@ -13,7 +13,6 @@ from solvers.schedule import karras_levels
 from solvers.slice_coupling import ar1_draw, coupling_coefficient
 from solvers.state import State
 
-
 SIGMA_MIN = {"point": 0.015, "sample": 0.03}
 
 
