@@ -59,26 +59,30 @@ def render_page(series: ReportSeries, max_mb: float, montage_png: bytes | None) 
     room = max_mb - len(montage_png or b"") * 4 / 3e6
     packed, factor = report_page.pack_volumes(series, room)
     columns, rows = report_metrics.table(series)
-    return _environment().get_template("page.html.j2").render(
-        **_shared(),
-        series=series,
-        facts=report_page.facts(series, factor),
-        columns=columns,
-        rows=rows,
-        planes=list(dict.fromkeys(row.plane for row in rows)),
-        metrics_caption=report_page.metrics_caption(series),
-        headlines=report_metrics.headlines(series),
-        provenance=series.provenance,
-        montage=_data_uri(montage_png) if montage_png else "",
-        shrunk=report_page.shrunk_sentence(series, factor),
-        rounding=report_page.rounding_sentence(series),
-        interval_percent=f"{100 * (series.interval or 0.9):.0f} %",
-        packed=packed,
-        data=report_page.script_json(report_page.viewer_data(series, factor)),
-        niivue="0.69.0, BSD-2-Clause",
-        niivue_js=_asset("vendor/niivue/niivue.umd.js").replace("</script", "<\\/script"),
-        licence=_asset("vendor/niivue/LICENSE") + "\n" + _asset("vendor/niivue/THIRD_PARTY_LICENSES.txt"),
-        script="\n".join(_asset(name) for name in SCRIPTS),
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            **_shared(),
+            series=series,
+            facts=report_page.facts(series, factor),
+            columns=columns,
+            rows=rows,
+            planes=list(dict.fromkeys(row.plane for row in rows)),
+            metrics_caption=report_page.metrics_caption(series),
+            headlines=report_metrics.headlines(series),
+            provenance=series.provenance,
+            montage=_data_uri(montage_png) if montage_png else "",
+            shrunk=report_page.shrunk_sentence(series, factor),
+            rounding=report_page.rounding_sentence(series),
+            interval_percent=f"{100 * (series.interval or 0.9):.0f} %",
+            packed=packed,
+            data=report_page.script_json(report_page.viewer_data(series, factor)),
+            niivue="0.69.0, BSD-2-Clause",
+            niivue_js=_asset("vendor/niivue/niivue.umd.js").replace("</script", "<\\/script"),
+            licence=_asset("vendor/niivue/LICENSE") + "\n" + _asset("vendor/niivue/THIRD_PARTY_LICENSES.txt"),
+            script="\n".join(_asset(name) for name in SCRIPTS),
+        )
     )
 
 
@@ -100,12 +104,16 @@ def write_index(results: Path, out: Path) -> None:
     if not results.is_dir():
         raise InputError(f"{results} is not a folder: give the results folder of a run.")
     cohorts, failures = report_index.collect(results, out.parent)
-    text = _environment().get_template("index.html.j2").render(
-        **_shared(),
-        cohorts=cohorts,
-        failures=failures,
-        counts=report_index.counts(cohorts, failures),
-        summary="summary.tsv" if (out.parent / "summary.tsv").is_file() else "",
+    text = (
+        _environment()
+        .get_template("index.html.j2")
+        .render(
+            **_shared(),
+            cohorts=cohorts,
+            failures=failures,
+            counts=report_index.counts(cohorts, failures),
+            summary="summary.tsv" if (out.parent / "summary.tsv").is_file() else "",
+        )
     )
     write_text(out, text)
 

@@ -174,8 +174,6 @@ def facts(series: ReportSeries, factor: tuple[int, int, int]) -> list[str]:
     return result
 
 
-
-
 def metrics_caption(series: ReportSeries) -> str:
     """What the table's figures refer to."""
     if series.truth is None:

@@ -96,13 +96,15 @@ class ReportSeries:
             for row in self.metrics
             if row["plane"] == "axial" and _is_number(row["psnr_db"])
         }
-        return max(baselines, key=lambda image: known.get(image.key, float("-inf")), default=None) if known else (
-            baselines[-1] if baselines else None
+        return (
+            max(baselines, key=lambda image: known.get(image.key, float("-inf")), default=None)
+            if known
+            else (baselines[-1] if baselines else None)
         )
 
 
 def method_name(method: str) -> str:
-    """"pam_mean" as "PaM posterior mean"; a method that is not known as it stands."""
+    """ "pam_mean" as "PaM posterior mean"; a method that is not known as it stands."""
     if method in METHOD_NAMES:
         return METHOD_NAMES[method]
     solver, _, kind = method.rpartition("_")
@@ -241,8 +243,10 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     text = str(value)
-    return f"(local path) {PurePath(text).name}" if _is_shipped_weight(text) else (
-        "(local path withheld)" if LOCAL_PATH.match(text) else text
+    return (
+        f"(local path) {PurePath(text).name}"
+        if _is_shipped_weight(text)
+        else ("(local path withheld)" if LOCAL_PATH.match(text) else text)
     )
 
 

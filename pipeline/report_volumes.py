@@ -67,7 +67,6 @@ def next_factor(
     eligible = [edge for edge, size, step in zip(coarse, shape, factor) if size > step]
     finest = min(eligible, default=0.0)
     z, y, x = (
-        2 * step if edge <= 1.25 * finest and size > step else step
-        for edge, size, step in zip(coarse, shape, factor)
+        2 * step if edge <= 1.25 * finest and size > step else step for edge, size, step in zip(coarse, shape, factor)
     )
     return z, y, x
