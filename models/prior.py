@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from models.denoised import Denoised
 from models.network import SliceNetwork, fast_bfloat16
@@ -32,7 +33,6 @@ class SlicePrior:
         self.sigma_data: float = card["sigma_data"]
         self.bfloat16 = fast_bfloat16(self.device)
 
-    @torch.inference_mode()
     def denoise(
         self, x: Tensor, sigma: float, spacing_mm: tuple[float, float, float], noise_correlation: float = 0.0
     ) -> Denoised:
@@ -40,8 +40,14 @@ class SlicePrior:
         x).
 
         `spacing_mm` is (z, y, x). `noise_correlation` is the lag-1 correlation of the noise along z. The two end
-        slices see their only neighbour twice; a single slice sees itself.
+        slices see their only neighbour twice; a single slice sees itself. Differentiable in `x` where x.requires_grad;
+        activations are then recomputed batch by batch, so that memory does not grow with the number of slices.
         """
+        differentiable = torch.is_grad_enabled() and x.requires_grad
+        with torch.set_grad_enabled(differentiable):
+            return self._denoise(x, sigma, spacing_mm, noise_correlation, differentiable)
+
+    def _denoise(self, x: Tensor, sigma: float, spacing_mm, correlation: float, differentiable: bool) -> Denoised:
         channels = torch.view_as_real(x).permute(0, 3, 1, 2) if x.is_complex() else x[:, None]
         count = channels.shape[0]
         index = torch.arange(count, device=x.device)
@@ -50,7 +56,11 @@ class SlicePrior:
         means, variances = [], []
         for chosen in index.split(self.batch):
             triplet = torch.cat([channels[below[chosen]], channels[chosen], channels[above[chosen]]], dim=1)
-            mean, variance = self._denoise_batch(triplet.to(self.device), sigma, spacing_mm, noise_correlation)
+            arguments = (triplet.to(self.device), sigma, spacing_mm, correlation)
+            if differentiable:
+                mean, variance = checkpoint(self._denoise_batch, *arguments, use_reentrant=False)
+            else:
+                mean, variance = self._denoise_batch(*arguments)
             means.append(mean.to(x.device))
             variances.append(variance.to(x.device))
         mean = torch.cat(means)

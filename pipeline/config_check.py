@@ -10,6 +10,7 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
 from data.errors import InputError
+from solvers.registry import SOLVERS
 
 SCHEMA = Path(__file__).parent.parent / "configs" / "schema.yaml"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -47,6 +48,7 @@ def plain(value: Any) -> Any:
 def check(config: Mapping[str, Any], source: str) -> None:
     """InputError with one sentence when the config does not fit the schema; `source` says where it came from."""
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    schema["$defs"]["solver_name"] = {"enum": list(SOLVERS)}
     errors = sorted(_leaves(Draft202012Validator(schema).iter_errors(config)), key=_order)
     if errors:
         raise InputError(f"{source}: {_sentence(errors[0], schema)}")

@@ -52,18 +52,6 @@ class DiffusionMbirSettings:
         require(self.rho > 0 and self.threshold >= 0, "rho must be positive and threshold not negative.")
 
 
-# sigma_max is 378 in the paper; 10 is as uninformative for images of unit range and the most that the priors have seen.
-PAPER = {
-    "form": "noisy",
-    "levels": 2000,
-    "sigma_max": 10.0,
-    "gamma": None,
-    "cg_iterations": 1,
-    "threshold": 0.004,
-    "pure_noise": True,
-}
-
-
 def diffusion_mbir(
     problem: Problem, prior: SlicePrior, settings: DiffusionMbirSettings, draws: Draws, state: State | None = None
 ) -> Iterator[State]:
