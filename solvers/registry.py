@@ -49,7 +49,25 @@ SOLVERS: dict[str, Solver] = {
             }
         },
     ),
-    "dreamsampler": Solver("dreamsampler", "DreamSamplerSettings", {"no_slice_term": {"tv": False}}),
+    "dps": Solver("dps", "DpsSettings"),
+    "pigdm": Solver("pigdm", "PigdmSettings"),
+    "mmps": Solver("mmps", "MmpsSettings"),
+    "stsl": Solver("stsl", "StslSettings", {"first_order": {"kappa": 0.0}}),
+    "sitcom": Solver("sitcom", "SitcomSettings"),
+    "dreamsampler": Solver(
+        "dreamsampler",
+        "DreamSamplerSettings",
+        {
+            "no_slice_term": {"tv": False},
+            "huber": {"regulariser": "huber_3d"},
+            "distillation": {"form": "distillation", "levels": 40},
+        },
+    ),
+    "diffpir": Solver("diffpir", "DiffPirSettings"),
+    "ddnm": Solver("ddnm", "DdnmSettings", {"noise_free": {"noise_aware": False}}),
+    "daps": Solver("daps", "DapsSettings"),
+    "pnp_dm": Solver("pnp_dm", "PnpDmSettings"),
+    "red_diff": Solver("red_diff", "RedDiffSettings"),
 }
 
 
