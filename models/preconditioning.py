@@ -1,4 +1,4 @@
-"""EDM preconditioning (Karras et al. 2022, arXiv:2206.00364, table 1) around the slice network."""
+"""Preconditioning around the slice network: EDM (Karras et al. 2022, arXiv:2206.00364, table 1) or rectified flow."""
 
 from typing import NamedTuple
 
@@ -23,32 +23,65 @@ def scalings(sigma: Tensor, sigma_data: float) -> Scalings:
     return Scalings(sigma_data**2 / total, s * sigma_data / total.sqrt(), total.rsqrt())
 
 
+def flow_scalings(sigma: Tensor, sigma_data: float) -> Scalings:
+    """Rectified flow (Liu et al. 2023, arXiv:2209.03003) read as a denoiser, for sigma (batch,).
+
+    With t = s/(s+s_d) the flow's point x_t = (1-t) x/s_d + t n is x_sigma/(s+s_d). The network gives the negative
+    velocity x/s_d - n, and x/s_d = x_t + t (x/s_d - n), hence c_skip = s_d/(s+s_d), c_out = s s_d/(s+s_d), c_in =
+    1/(s+s_d); 1/c_out^2 makes the loss that of the velocity, and ln(s/s_d) is the logit of t.
+    """
+    s = sigma[:, None, None, None]
+    total = s + sigma_data
+    return Scalings(sigma_data / total, s * sigma_data / total, 1 / total)
+
+
+SCALINGS = {"edm": scalings, "flow": flow_scalings}
+
+
+def denoise_slices(
+    network: SliceNetwork, triplet: Tensor, sigma: Tensor, conditions: Tensor, sigma_data: float
+) -> tuple[Tensor, Tensor]:
+    """Clean means (batch, outputs * channels, y, x) of `triplet` and the log-variances (batch, outputs, y, x) of their
+    errors over EDM's c_out^2.
+
+    D(x; sigma) = c_skip x + c_out F(c_in x; sigma), x being the slices that are predicted.
+    """
+    scale = SCALINGS[network.config.preconditioning](sigma, sigma_data)
+    raw, log_variance = network(scale.input * triplet, sigma, conditions)
+    return scale.skip * predicted(network, triplet) + scale.out * raw, log_variance
+
+
 def denoise_middle(
     network: SliceNetwork, triplet: Tensor, sigma: Tensor, conditions: Tensor, sigma_data: float
 ) -> tuple[Tensor, Tensor]:
-    """Clean mean (batch, channels, y, x) of the middle slice of `triplet` and the log-variance of its error over
-    c_out^2.
-
-    D(x; sigma) = c_skip x + c_out F(c_in x; sigma), with x the middle slice; the error's variance is c_out^2 exp(u).
-    """
+    """Clean mean (batch, channels, y, x) of the middle slice of `triplet` and the log-variance (batch, 1, y, x) of its
+    error over EDM's c_out^2, so that the error's variance is c_out^2 exp(u)."""
+    means, log_variances = denoise_slices(network, triplet, sigma, conditions, sigma_data)
+    if network.config.outputs == 1:
+        return means, log_variances
     channels = network.config.channels
-    scale = scalings(sigma, sigma_data)
-    raw, log_variance = network(scale.input * triplet, sigma, conditions)
-    return scale.skip * triplet[:, channels : 2 * channels] + scale.out * raw, log_variance
+    return means[:, channels : 2 * channels], log_variances[:, 1:2]
+
+
+def predicted(network: SliceNetwork, triplet: Tensor) -> Tensor:
+    """The slices of `triplet` (batch, 3 * channels, y, x) that the network predicts."""
+    channels = network.config.channels
+    return triplet if network.config.outputs == 3 else triplet[:, channels : 2 * channels]
 
 
 def training_loss(
     network: SliceNetwork, clean: Tensor, noise: Tensor, sigma: Tensor, conditions: Tensor, sigma_data: float
 ) -> tuple[Tensor, Tensor]:
-    """(loss, mean squared error in units of c_out^2) of one batch of clean triplets (batch, 3 * channels, y, x).
+    """(loss, mean squared error in units of EDM's c_out^2) of one batch of clean triplets (batch, 3 * channels, y, x).
 
-    The mean has EDM's loss |D - x|^2 / c_out^2. The variance head has the Gaussian likelihood of that error, which is
-    detached so that the head cannot buy a better likelihood with a worse mean.
+    The mean has the loss |D - x|^2 / c_out^2 of its parametrisation. The variance head has the Gaussian likelihood of
+    that error over EDM's c_out^2, which is detached so that the head cannot buy a better likelihood with a worse mean.
     """
-    channels = network.config.channels
     noisy = clean + sigma[:, None, None, None] * noise
-    mean, log_variance = denoise_middle(network, noisy, sigma, conditions, sigma_data)
-    out = scalings(sigma, sigma_data).out
-    error2 = (((mean - clean[:, channels : 2 * channels]) / out) ** 2).mean(dim=1, keepdim=True)
-    likelihood = 0.5 * (error2.detach() * torch.exp(-log_variance) + log_variance).mean()
-    return error2.mean() + 0.1 * likelihood, error2.detach().mean(dim=(1, 2, 3))
+    means, log_variances = denoise_slices(network, noisy, sigma, conditions, sigma_data)
+    errors = (means - predicted(network, clean)).unflatten(1, (network.config.outputs, -1))
+    squares = errors.square().mean(dim=2)
+    error2 = squares / scalings(sigma, sigma_data).out ** 2
+    weighted = squares / SCALINGS[network.config.preconditioning](sigma, sigma_data).out ** 2
+    likelihood = 0.5 * (error2.detach() * torch.exp(-log_variances) + log_variances).mean()
+    return weighted.mean() + 0.1 * likelihood, error2.detach().mean(dim=(1, 2, 3))

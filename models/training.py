@@ -18,13 +18,22 @@ from models.volumes import CropSettings, TrainingVolume, complex_channels, rando
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Everything that a training run depends on. `minutes` is the budget of the cosine schedule, resumes included."""
+    """Everything that a training run depends on. `minutes` is the budget of the cosine schedule, resumes included.
+
+    neighbours, outputs, position, preconditioning   of the network, see SliceNetwork
+    residual_sigma   0, or the noise level at which the chain starts from the volumes' `degraded` reconstruction
+    """
 
     modality: str
     sigma_data: float
     widths: tuple[int, ...] = (48, 96, 144, 144)
     layers: int = 1
     patch: int = 2
+    neighbours: int = 3
+    outputs: int = 1
+    position: bool = False
+    preconditioning: str = "edm"
+    residual_sigma: float = 0.0
     minutes: float = 60.0
     batch: int = 8
     crop: CropSettings = field(default_factory=CropSettings)
@@ -60,14 +69,23 @@ class TrainingState:
     seconds: float = 0.0
 
 
+def new_network(settings: TrainingSettings) -> SliceNetwork:
+    network = SliceNetwork(
+        settings.channels,
+        settings.widths,
+        settings.layers,
+        settings.patch,
+        settings.neighbours,
+        settings.outputs,
+        settings.position,
+        settings.preconditioning,
+    )
+    return network.to(settings.torch_device, memory_format=torch.channels_last)
+
+
 def new_state(settings: TrainingSettings) -> TrainingState:
     torch.manual_seed(settings.seed)
-    network, average = (
-        SliceNetwork(settings.channels, settings.widths, settings.layers, settings.patch).to(
-            settings.torch_device, memory_format=torch.channels_last
-        )
-        for _ in range(2)
-    )
+    network, average = new_network(settings), new_network(settings)
     average.load_state_dict(network.state_dict())
     return TrainingState(
         network, average.requires_grad_(False), torch.optim.AdamW(network.parameters(), settings.learning_rate)
@@ -75,17 +93,32 @@ def new_state(settings: TrainingSettings) -> TrainingState:
 
 
 def draw_batch(volumes: list[TrainingVolume], settings: TrainingSettings, generator: np.random.Generator):
-    """Clean triplets (b, 3c, y, x), unit noise of the same shape, sigma (b,) and conditions (b, 3).
+    """Clean triplets (b, 3c, y, x), unit noise of the same shape, sigma (b,) and conditions (b, 3 or, with position,
+    7).
 
     Half of the batch has independent noise in the three slices, the rest AR(1) noise along z with a random correlation.
+    With residual_sigma the noise carries the residual R of the degraded reconstruction, see `residual_share`.
     """
-    crops, conditions = zip(
-        *(random_crop(volumes, settings.crop, generator) for _ in range(settings.batch)), strict=True
-    )
-    clean = torch.stack([complex_channels(c, generator) for c in crops] if settings.modality == "mr" else list(crops))
-    white = torch.from_numpy(
-        generator.standard_normal((settings.batch, 3, settings.channels, *clean.shape[-2:]), dtype=np.float32)
-    )
+    crops = [random_crop(volumes, settings.crop, generator) for _ in range(settings.batch)]
+    stacks = [c.slices if c.residual is None else torch.cat([c.slices, c.residual]) for c in crops]
+    clean = torch.stack([complex_channels(s, generator) for s in stacks] if settings.modality == "mr" else stacks)
+    noise, correlation = draw_noise(settings, clean.shape[-2:], generator)
+    log_sigma = generator.normal(settings.log_sigma_mean, settings.log_sigma_std, settings.batch)
+    sigma = torch.from_numpy(np.exp(np.clip(log_sigma, math.log(0.003), math.log(10.0))).astype(np.float32))
+    if settings.residual_sigma > 0:
+        clean, residual = clean.chunk(2, dim=1)
+        noise = noise + (residual_share(sigma, settings.residual_sigma) / sigma)[:, None, None, None] * residual
+    conditions = [torch.stack([c.log_spacing for c in crops]), correlation[:, None]]
+    if settings.position:
+        conditions.append(torch.stack([c.window for c in crops]))
+    return clean[:, : 3 * settings.channels], noise, sigma, torch.cat(conditions, dim=1)
+
+
+def draw_noise(
+    settings: TrainingSettings, size: tuple[int, int], generator: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Unit noise (b, 3c, y, x) and its lag-1 correlation (b,) between the slices."""
+    white = torch.from_numpy(generator.standard_normal((settings.batch, 3, settings.channels, *size), dtype=np.float32))
     correlation = torch.from_numpy(
         np.where(generator.random(settings.batch) < 0.5, 0, generator.uniform(0, 0.95, settings.batch)).astype(
             np.float32
@@ -94,10 +127,15 @@ def draw_batch(volumes: list[TrainingVolume], settings: TrainingSettings, genera
     c = correlation[:, None, None, None]
     below = white[:, 0]
     middle = c * below + (1 - c**2).sqrt() * white[:, 1]
-    noise = torch.cat([below, middle, c * middle + (1 - c**2).sqrt() * white[:, 2]], dim=1)
-    log_sigma = generator.normal(settings.log_sigma_mean, settings.log_sigma_std, settings.batch)
-    sigma = torch.from_numpy(np.exp(np.clip(log_sigma, math.log(0.003), math.log(10.0))).astype(np.float32))
-    return clean, noise, sigma, torch.cat([torch.stack(conditions), correlation[:, None]], dim=1)
+    return torch.cat([below, middle, c * middle + (1 - c**2).sqrt() * white[:, 2]], dim=1), correlation
+
+
+def residual_share(sigma: Tensor, start: float) -> Tensor:
+    """a(sigma) of x_sigma = x + a(sigma) R + sigma n with R = x_init - x: linear in sigma, 1 from the start level on.
+
+    Residual-started chains: Resfusion (Shi et al. 2024), RDDM (Liu et al. 2024).
+    """
+    return (sigma / start).clamp(max=1.0)
 
 
 def learning_rate(settings: TrainingSettings, step: int, fraction: float) -> float:

@@ -1,6 +1,7 @@
 """Random training crops of neighbouring slices from a set of clean volumes."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,11 +11,15 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class TrainingVolume:
-    """Clean slices (z y x), float16, in the prior's units; `spacing_mm` (z, y, x)."""
+    """Clean slices (z y x), float16, in the prior's units; `spacing_mm` (z, y, x).
+
+    `degraded`: a classical reconstruction of the same slices from too few data, where the training starts from one.
+    """
 
     name: str
     slices: np.ndarray
     spacing_mm: tuple[float, float, float]
+    degraded: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,18 @@ def neighbours(index: int, stride: int, count: int) -> list[int]:
     return [below if below >= 0 else above % count, index, above if above < count else below % count]
 
 
-def random_crop(
-    volumes: list[TrainingVolume], settings: CropSettings, generator: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """One triplet (3, y, x) float32 and its (ln slice spacing, ln pixel) in mm; volumes weighted by their slices."""
+class Crop(NamedTuple):
+    """Clean triplet (3, y, x) float32, (ln slice spacing, ln pixel) in mm, and its window in the slice (4,): first and
+    last edge along y and along x, from -1 to 1; `residual` (3, y, x) is degraded minus clean, or None."""
+
+    slices: Tensor
+    log_spacing: Tensor
+    window: Tensor
+    residual: Tensor | None
+
+
+def random_crop(volumes: list[TrainingVolume], settings: CropSettings, generator: np.random.Generator) -> Crop:
+    """One crop at a random place and zoom, flipped at random; volumes weighted by their slices."""
     counts = np.array([v.slices.shape[0] for v in volumes], dtype=float)
     volume = volumes[generator.choice(len(volumes), p=counts / counts.sum())]
     dz, pixel = volume.spacing_mm[0], volume.spacing_mm[2]
@@ -48,20 +61,41 @@ def random_crop(
     rows, columns = volume.slices.shape[1:]
     top = int(generator.integers(0, max(rows - side, 0) + 1))
     left = int(generator.integers(0, max(columns - side, 0) + 1))
-    crop = torch.from_numpy(volume.slices[z, top : top + side, left : left + side].astype(np.float32))
+    place = (z, slice(top, top + side), slice(left, left + side))
+    crop = _at_size(volume.slices[place], side, settings.size)
+    if volume.degraded is not None:
+        crop = torch.cat([crop, _at_size(volume.degraded[place], side, settings.size) - crop])
+    edges = [2 * top / rows - 1, 2 * (top + side) / rows - 1, 2 * left / columns - 1, 2 * (left + side) / columns - 1]
+    crop, edges = _flip(crop, edges, settings.transpose, generator)
+    log_spacing = torch.tensor([np.log(dz * stride), np.log(pixel * side / settings.size)], dtype=torch.float32)
+    return Crop(crop[:3], log_spacing, torch.tensor(edges), crop[3:] if volume.degraded is not None else None)
+
+
+def _at_size(values: np.ndarray, side: int, size: int) -> Tensor:
+    """Triplet (3, y, x) as float32, replicated outwards to `side` pixels and resampled to `size`."""
+    crop = torch.from_numpy(values.astype(np.float32))
     missing = (0, side - crop.shape[2], 0, side - crop.shape[1])
     if any(missing):
         crop = functional.pad(crop[None], missing, mode="replicate")[0]
-    if side != settings.size:
-        crop = functional.interpolate(crop[None], size=settings.size, mode="bilinear", antialias=True)[0]
-    crop = _flip(crop, settings.transpose, generator)
-    return crop, torch.tensor([np.log(dz * stride), np.log(pixel * side / settings.size)], dtype=torch.float32)
+    if side != size:
+        crop = functional.interpolate(crop[None], size=size, mode="bilinear", antialias=True)[0]
+    return crop
 
 
-def _flip(crop: Tensor, transpose: bool, generator: np.random.Generator) -> Tensor:
-    flips = [axis for axis in (0, 1, 2) if generator.random() < 0.5]
-    crop = crop.flip(flips) if flips else crop
-    return crop.transpose(1, 2) if transpose and generator.random() < 0.25 else crop
+def _flip(crop: Tensor, edges: list[float], transpose: bool, generator: np.random.Generator):
+    """Flips along z, y and x and a transposition at random, of clean and residual triplets alike; a flipped crop is one
+    of the flipped slice, so its window is mirrored."""
+    below, top, left = (generator.random() < 0.5 for _ in range(3))
+    if below:
+        crop = crop.unflatten(0, (-1, 3)).flip(1).flatten(0, 1)
+    (y0, y1), (x0, x1) = edges[:2], edges[2:]
+    if top:
+        crop, y0, y1 = crop.flip(1), -y1, -y0
+    if left:
+        crop, x0, x1 = crop.flip(2), -x1, -x0
+    if transpose and generator.random() < 0.25:
+        return crop.transpose(1, 2), [x0, x1, y0, y1]
+    return crop, [y0, y1, x0, x1]
 
 
 def smooth_phase(size: int, generator: np.random.Generator, waves: int = 5) -> Tensor:
@@ -75,10 +109,7 @@ def smooth_phase(size: int, generator: np.random.Generator, waves: int = 5) -> T
 
 
 def complex_channels(crop: Tensor, generator: np.random.Generator) -> Tensor:
-    """Magnitudes (3, y, x) to (6, y, x): real and imaginary part of each slice under one random smooth phase."""
+    """Magnitudes (n, y, x) to (2n, y, x): real and imaginary part of each slice under one random smooth phase."""
     scaled = crop * float(generator.uniform(0.8, 1.2))
-    return (
-        torch.view_as_real(scaled * smooth_phase(crop.shape[-1], generator))
-        .permute(0, 3, 1, 2)
-        .reshape(6, *crop.shape[1:])
-    )
+    parts = torch.view_as_real(scaled * smooth_phase(crop.shape[-1], generator)).permute(0, 3, 1, 2)
+    return parts.reshape(2 * len(crop), *crop.shape[1:])
