@@ -1,65 +1,155 @@
-"""What the benchmark compares and over which settings each method is searched on training patients."""
+"""What the bench compares, with the settings that each rival is searched over on a training patient.
 
+Ours has one default everywhere and is never searched. A solver that is registered but has no entry here takes part
+with its defaults.
+"""
+
+import importlib.util
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from benchmarks.tasks import CT, MR, TASKS
+from solvers.registry import SOLVERS
+
 LEVELS = 10
+BOTH = ("ct", "mr")
+Grid = list[dict[str, Any]]
 
-# Every method's own knobs; the best row of each is used unchanged on the benchmark patient.
-SEARCH: dict[str, dict[str, list[dict[str, Any]]]] = {
-    "ct": {
-        "fbp": [{"filter": "ramlak"}, {"filter": "hann"}, {"filter": "hann", "cutoff": 0.5}],
-        "cgls": [{"iterations": i} for i in (10, 20, 40, 80)],
-        "tv": [{"weight": w, **solve} for w in (1.0, 2.0, 4.0) for solve in ({}, {"step": 0.02, "cg_iterations": 6})],
-        "dds": [{"gamma": g, "levels": LEVELS} for g in (10.0, 30.0, 100.0, 300.0, 1000.0)],
-        "dds_tv": [
-            {"gamma": g, "tv": True, "threshold": t, "levels": LEVELS}
-            for g in (30.0, 100.0, 300.0)
-            for t in (0.005, 0.02)
-        ],
-        "diffusion_mbir": [
-            {"gamma": g, "threshold": t, "levels": LEVELS} for g in (30.0, 100.0, 300.0) for t in (0.004, 0.02)
-        ],
-        "dreamsampler": [{"data_weight": w, "levels": LEVELS} for w in (100.0, 300.0, 1000.0, 3000.0)],
-    },
-    "mr": {
-        "zero_filled": [{}],
-        "cg_sense": [{"weight": w} for w in (1e-4, 1e-3, 1e-2, 1e-1)],
-        "wavelet": [{"weight": w} for w in (10.0, 30.0, 100.0, 300.0)],
-        "tv": [{"weight": w} for w in (5.0, 10.0, 20.0, 40.0)],
-        "dds": [{"gamma": g, "levels": LEVELS} for g in (1.0, 10.0, 100.0)],
-        "dds_tv": [
-            {"gamma": g, "tv": True, "threshold": t, "levels": LEVELS} for g in (1.0, 10.0) for t in (0.002, 0.01)
-        ],
-        "diffusion_mbir": [{"gamma": g, "threshold": t, "levels": LEVELS} for g in (1.0, 10.0) for t in (0.002, 0.01)],
-        "dreamsampler": [{"data_weight": w, "levels": LEVELS} for w in (3.0, 10.0, 100.0)],
-    },
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the tables.
+
+    kind     "classical", "ours" or "rival"
+    solver   registered name of the classical method or sampler
+    fixed    settings that the search does not touch
+    search   settings to choose from, by modality; none: the solver's defaults
+    coupling name in solvers.coupling.COUPLINGS
+    spread   whether samples differ: else one run is all there is
+    seconds  of one network call (classical: of all) for a million voxels on one core, for the estimate of cost
+    tier     importance: 0 goals and baselines, 1 chief rivals, 2 the rest
+    """
+
+    name: str
+    kind: str
+    solver: str
+    fixed: dict[str, Any] = field(default_factory=dict)
+    search: dict[str, Grid] = field(default_factory=dict)
+    coupling: str = "none"
+    modalities: tuple[str, ...] = BOTH
+    spread: bool = True
+    seconds: float = 1.5
+    tier: int = 2
+
+    def at_levels(self, levels: int) -> "Method":
+        """The same method with another number of noise levels, named NAME-LEVELS."""
+        return replace(self, name=f"{self.name}-{levels}", fixed={**self.fixed, "levels": levels}, spread=False)
+
+
+def _grid(**values: list[Any]) -> Grid:
+    """All combinations."""
+    rows: Grid = [{}]
+    for key, options in values.items():
+        rows = [{**row, key: option} for row in rows for option in options]
+    return rows
+
+
+def _classical(name: str, seconds: float, search: dict[str, Grid]) -> Method:
+    """A method without a network, for the modalities that it has a grid for."""
+    return Method(name, "classical", name, {}, search, modalities=tuple(search), spread=False, seconds=seconds, tier=0)
+
+
+def _rival(
+    name: str,
+    ct: Grid,
+    mr: Grid,
+    solver: str | None = None,
+    fixed: dict[str, Any] | None = None,
+    coupling: str = "none",
+    seconds: float = 1.5,
+    tier: int = 2,
+) -> Method:
+    """A sampler with LEVELS levels, registered as `solver` or by its own name."""
+    settings = {"levels": LEVELS, **(fixed or {})}
+    return Method(name, "rival", solver or name, settings, {"ct": ct, "mr": mr}, coupling, seconds=seconds, tier=tier)
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("pam_point", "ours", "pam", {"mode": "point"}, spread=False, seconds=3.5, tier=0),
+        Method("pam", "ours", "pam", {"mode": "sample"}, seconds=3.3, tier=0),
+        _classical("fbp", 0.2, {"ct": [{"filter": "ramlak"}, {"filter": "hann"}, {"filter": "hann", "cutoff": 0.5}]}),
+        _classical("cgls", 0.7, {"ct": _grid(iterations=[10, 20, 40, 80])}),
+        _classical("zero_filled", 0.2, {"mr": [{}]}),
+        _classical("cg_sense", 2.0, {"mr": _grid(weight=[1e-4, 1e-3, 1e-2, 1e-1])}),
+        _classical("wavelet", 8.0, {"mr": _grid(weight=[10.0, 30.0, 100.0, 300.0])}),
+        _classical(
+            "tv",
+            25.0,
+            {"ct": _grid(weight=[0.5, 1.0, 2.0, 4.0, 8.0]), "mr": _grid(weight=[2.5, 5.0, 10.0, 20.0, 40.0])},
+        ),
+        _rival("dds", _grid(gamma=[30.0, 100.0, 300.0, 1000.0]), _grid(gamma=[1.0, 3.0, 10.0, 30.0, 100.0]), tier=1),
+        _rival(
+            "dds_tv",
+            _grid(gamma=[100.0, 300.0, 1000.0], threshold=[0.002, 0.005]),
+            _grid(gamma=[3.0, 10.0, 30.0], threshold=[0.01, 0.03]),
+            solver="dds",
+            fixed={"tv": True},
+            tier=1,
+        ),
+        _rival(
+            "dds_slerp",
+            _grid(gamma=[100.0, 300.0, 1000.0]),
+            _grid(gamma=[3.0, 10.0, 30.0]),
+            solver="dds",
+            coupling="slerp",
+            tier=1,
+        ),
+        _rival(
+            "diffusion_mbir",
+            _grid(gamma=[100.0, 300.0, 1000.0], threshold=[0.001, 0.004]),
+            _grid(gamma=[3.0, 10.0, 30.0], threshold=[0.01, 0.03]),
+            seconds=1.7,
+            tier=1,
+        ),
+        _rival(
+            "dreamsampler",
+            _grid(data_weight=[300.0, 1000.0, 3000.0]),
+            _grid(data_weight=[3.0, 10.0, 30.0, 100.0]),
+            seconds=1.6,
+        ),
+    )
 }
 
-# PaM with one default changed at a time: shown beside the search, never used for the benchmark.
-ABLATION: list[dict[str, Any]] = [
-    {"mode": "point"},
-    {"mode": "point", "residual_share": 0.0},
-    {"mode": "point", "error_pixels": 0.0},
-    {"mode": "point", "error_length_mm": 0.0},
-    {"mode": "point", "trust": 0.1},
-    {"mode": "point", "trust": 10.0},
-    {"mode": "point", "levels": 20},
-    {"mode": "point", "sigma_min": 0.03},
-]
+# Solvers whose network calls include vector-Jacobian products, and solvers that give one estimate and no samples.
+GRADIENT_SOLVERS = ("dps", "pigdm", "mmps", "stsl", "sitcom")
+WITHOUT_SPREAD = ("red_diff", "ode")
 
+
+def methods() -> dict[str, Method]:
+    """All methods that can run: those above whose solver and coupling are there, then every other registered solver."""
+    couplings = importlib.util.find_spec("solvers.coupling") is not None
+    found = {
+        name: method
+        for name, method in METHODS.items()
+        if (method.kind == "classical" or method.solver in SOLVERS) and (method.coupling == "none" or couplings)
+    }
+    known = {method.solver for method in METHODS.values()}
+    for name in SOLVERS:
+        if name not in known:
+            found[name] = Method(
+                name,
+                "rival",
+                name,
+                spread=name not in WITHOUT_SPREAD,
+                seconds=3.0 if name in GRADIENT_SOLVERS else 1.5,
+            )
+    return found
+
+
+# The measurements of the two chief tasks, for the other benchmarks.
 MEASURE: dict[str, dict[str, Any]] = {
-    "ct": {"views": 30, "noise_of_largest_ray": 0.01, "working_matrix": None},
-    "mr": {
-        "coils": 8,
-        "acceleration": 4,
-        "mask": "random_1d",
-        "calibration_fraction": 0.08,
-        "noise_fraction": 0.01,
-        "working_spacing_mm": 0.86,
-    },
+    "ct": CT | TASKS["ct30"].settings,
+    "mr": MR | TASKS["mr4"].settings,
 }
-
-
-def solver_of(method: str) -> str:
-    """Registered solver behind a benchmark row: `dds_tv` is `dds` with its slice term."""
-    return method.removesuffix("_tv") if method == "dds_tv" else method

@@ -1,13 +1,20 @@
-"""Slabs of volumes as ingested series, and the words for the machine that a table was made on."""
+"""Slabs of volumes as ingested series and measurements, and the words for the machine that a table was made on.
 
+python -m benchmarks.series --volume V.nii.gz --slices 96 160 --out DIR --settings '{"modality": "ct", "views": 30}'
+"""
+
+import argparse
 import json
 import os
 import platform
 import shutil
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from data.errors import InputError
 from pipeline import ingest
+from pipeline.cli import json_object, main_wrapper
 
 
 def make_series(volume: Path, modality: str, slices: tuple[int, int] | None, folder: Path) -> Path:
@@ -18,7 +25,7 @@ def make_series(volume: Path, modality: str, slices: tuple[int, int] | None, fol
     settings = {"modality": modality, "slices": list(slices) if slices else None}
     out = folder / "ingest"
     if ingest.main(["--study", str(study), "--out", str(out), "--settings", json.dumps(settings)]) != 0:
-        raise InputError(f"{volume} could not be ingested; name a NIfTI volume.")
+        raise InputError(f"{volume} could not be ingested; name a NIfTI volume with slices {slices}.")
     return next(path.parent for path in out.glob("*/volume.nii.gz"))
 
 
@@ -33,3 +40,29 @@ def machine() -> str:
         model = names[0] if names else model
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{os.cpu_count()} cores of {model}, {device}, torch {torch.__version__}"
+
+
+def measure_slab(volume: Path, slices: tuple[int, int], section: dict, out: Path) -> None:
+    """Writes the measurement of a slab (measurement.safetensors, truth.nii.gz) to OUT; InputError where it fails."""
+    from pipeline import measure
+
+    with tempfile.TemporaryDirectory() as folder:
+        series = make_series(volume, section["modality"], slices, Path(folder))
+        if measure.main(["--input", str(series), "--out", str(out), "--settings", json.dumps(section)]) != 0:
+            raise InputError(f"{volume} could not be measured so; the sentence above says why.")
+
+
+@main_wrapper
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.series", description=__doc__.split("\n")[0])
+    parser.add_argument("--volume", type=Path, required=True)
+    parser.add_argument("--slices", type=int, nargs=2, required=True, help="half-open range of axial slices")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--settings", required=True, help="JSON object: the measure section, with modality")
+    arguments = parser.parse_args(argv)
+    measure_slab(arguments.volume, tuple(arguments.slices), json_object(arguments.settings), arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
