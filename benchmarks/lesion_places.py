@@ -1,0 +1,141 @@
+"""Where lesions go, and which real structures come out: tissue masks and seeded places in a volume (z y x)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from skimage.filters import threshold_multiotsu
+
+from benchmarks.lesion_model import Lesion, Spacing, distance_inside, insert, random_places, remove
+from pipeline.evaluate import patient_mask
+
+DIAMETERS_MM = (4.0, 6.0, 8.0, 12.0)
+# Contrasts by tissue: HU for CT, shares of the volume's 99.5th percentile for MR.
+CONTRASTS = {"lung": (400.0, 800.0), "soft": (-40.0, 40.0), "white": (0.15, 0.3)}
+TISSUES = {"ct": ("lung", "soft"), "mr": ("white",)}
+MARGIN_MM = 2.0
+SHELL_MM = 4.0
+REMOVED_MM = (3.0, 12.0)
+REMOVED_HU = -500.0
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A real structure that is taken out: its middle voxel (z y x), equivalent diameter and contrast to its shell."""
+
+    centre: tuple[int, int, int]
+    diameter_mm: float
+    contrast: float
+    tissue: str
+
+
+@dataclass(frozen=True, eq=False)
+class Phantom:
+    """A volume with lesions in and structures out (`changed`), beside the volume as it was."""
+
+    original: np.ndarray
+    changed: np.ndarray
+    lesions: tuple[Lesion, ...]
+    removals: tuple[Removal, ...]
+
+
+def tissue_masks(volume: np.ndarray, modality: str, spacing_mm: Spacing) -> dict[str, np.ndarray]:
+    """Flags (z y x) of the tissues lesions are put into; CT: HU. A tissue that is not there has an empty mask."""
+    body = patient_mask(volume, modality)
+    if modality == "mr":
+        smooth = ndimage.gaussian_filter(volume, (0, 1, 1))
+        bright = threshold_multiotsu(smooth[body], classes=3)[1] if np.ptp(smooth[body]) > 0 else np.inf
+        return {"white": _opened((smooth > bright) & body)}
+    lung = _opened(body & (volume < -500)) & ndimage.binary_erosion(body, iterations=2)
+    lung = np.stack([ndimage.binary_closing(plane, _disc(REMOVED_MM[1] / 2 / spacing_mm[2])) for plane in lung])
+    # The trachea and large bronchi hold air alone.
+    lung &= ndimage.gaussian_filter(volume, (0, 3, 3)) > -960
+    smooth = ndimage.gaussian_filter(volume, (0, 1.5, 1.5))
+    soft = _opened(body & (smooth > -20) & (smooth < 130)) & ~lung
+    return {"lung": lung, "soft": soft}
+
+
+def make_phantom(
+    volume: np.ndarray,
+    modality: str,
+    spacing_mm: Spacing,
+    of_each: int,
+    removals: int,
+    generator: np.random.Generator,
+) -> Phantom:
+    """Lesions of every size and contrast, `of_each` a kind where there is room, and up to `removals` structures out."""
+    masks = tissue_masks(volume, modality, spacing_mm)
+    unit = 1.0 if modality == "ct" else float(np.percentile(volume, 99.5))
+    out = find_removals(volume, masks["lung"], spacing_mm, removals, generator) if modality == "ct" else []
+    changed = volume
+    removed: list[Removal] = []
+    for structure in out:
+        removed.append(describe(volume, structure, spacing_mm))
+        changed = remove(changed, structure, spacing_mm, SHELL_MM)
+    lesions: list[Lesion] = []
+    # Large lesions first: they have fewer places.
+    for diameter in sorted(DIAMETERS_MM, reverse=True):
+        for tissue in TISSUES[modality]:
+            room = has_room(masks[tissue], diameter, spacing_mm)
+            apart = max(DIAMETERS_MM) + diameter
+            for contrast in CONTRASTS[tissue]:
+                taken = [item.centre for item in [*lesions, *removed]]
+                places = random_places(room, of_each, apart, spacing_mm, generator, taken)
+                lesions += [Lesion(place, diameter, contrast * unit, tissue) for place in places]
+    return Phantom(volume, insert(changed, lesions, spacing_mm), tuple(lesions), tuple(removed))
+
+
+def has_room(mask: np.ndarray, diameter_mm: float, spacing_mm: Spacing) -> np.ndarray:
+    """Voxels whose distance to the tissue's border exceeds the radius and a margin; the end slices are left out."""
+    room = distance_inside(mask, spacing_mm) > diameter_mm / 2 + MARGIN_MM
+    if len(room) >= 3:
+        room[[0, -1]] = False
+    return room
+
+
+def find_removals(
+    volume: np.ndarray, lung: np.ndarray, spacing_mm: Spacing, count: int, generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Flags (z y x) of up to `count` small dense structures that lie free in the lung, chosen at random."""
+    dense = lung & (volume > REMOVED_HU)
+    deep = distance_inside(lung, spacing_mm) > 2 * spacing_mm[2]
+    labels, _ = ndimage.label(dense, np.ones((3, 3, 3)))
+    found = []
+    for index, box in enumerate(ndimage.find_objects(labels), start=1):
+        sides = [(part.stop - part.start) * step for part, step in zip(box, spacing_mm)]
+        at_end = box[0].start == 0 or box[0].stop == len(volume)
+        structure = labels == index
+        size = equivalent_diameter(structure, spacing_mm)
+        if at_end or max(sides) > REMOVED_MM[1] or size < REMOVED_MM[0] or not deep[structure].all():
+            continue
+        found.append(structure)
+    order = generator.permutation(len(found))[:count]
+    return [found[i] for i in order]
+
+
+def describe(volume: np.ndarray, structure: np.ndarray, spacing_mm: Spacing) -> Removal:
+    """Where a structure lies, how large it is and how much it differs from the shell about it."""
+    middle = np.rint(ndimage.center_of_mass(structure)).astype(int)
+    away = ndimage.distance_transform_edt(~structure, sampling=spacing_mm)
+    shell = (away > spacing_mm[2]) & (away <= SHELL_MM)
+    contrast = float(volume[structure].mean() - np.median(volume[shell]))
+    centre = (int(middle[0]), int(middle[1]), int(middle[2]))
+    return Removal(centre, equivalent_diameter(structure, spacing_mm), contrast, "lung")
+
+
+def equivalent_diameter(structure: np.ndarray, spacing_mm: Spacing) -> float:
+    """Diameter in mm of the ball of the same volume."""
+    return float((6 / np.pi * structure.sum() * np.prod(spacing_mm)) ** (1 / 3))
+
+
+def _opened(mask: np.ndarray) -> np.ndarray:
+    """Without specks, slice by slice."""
+    return np.stack([ndimage.binary_opening(plane, _disc(2.0)) for plane in mask])
+
+
+def _disc(radius: float) -> np.ndarray:
+    half = max(1, int(np.ceil(radius)))
+    y, x = np.ogrid[-half : half + 1, -half : half + 1]
+    return y**2 + x**2 <= radius**2 + 0.5
