@@ -22,9 +22,10 @@ class BenchConfig:
     ct_slab, mr_slab      first-last (half open) axial slices that `slices` are the middle of
     tasks, methods        names; methods also classical, ours, chief (the rivals of the goals) and rivals
     seeds, slices         of noise and samples; thickness of the slab
-    samples, rival_samples  of ours and of the rivals; rivals dearer than a call a level get two at most
+    samples, rival_samples  of ours and of the rivals; rivals much dearer than ours get two at most
     rest_tasks            tasks on which the rivals beyond the chief ones run
     curves, curve_slices, curve_levels   tasks (or none) on which ours and the chief rivals run at several levels
+    jobs                  one job a task and: methods (each its own), groups (classical, ours, chief, rest), tasks (one)
     order                 methods: ours and the baselines of all tasks first; tasks: one task after the other
     ct_prior, mr_prior    folders of the priors
     tune_ct, tune_mr, tune_ct_slab, tune_mr_slab, tune_tasks   training patients that the target `tune` searches on
@@ -46,6 +47,7 @@ class BenchConfig:
     curves: str = "none"
     curve_slices: int = 16
     curve_levels: str = "5,10,20,40"
+    jobs: str = "groups"
     order: str = "methods"
     ct_prior: str = str(ROOT / "models" / "weights" / "ct")
     mr_prior: str = str(ROOT / "models" / "weights" / "mr")
@@ -152,8 +154,9 @@ def _range(key: str, text: str) -> tuple[int, int]:
 
 
 def _check(config: BenchConfig) -> None:
-    if config.order not in ("methods", "tasks"):
-        raise InputError(f"--config order={config.order}: give methods or tasks.")
+    for key, known in (("order", ("methods", "tasks")), ("jobs", ("methods", "groups", "tasks"))):
+        if getattr(config, key) not in known:
+            raise InputError(f"--config {key}={getattr(config, key)}: give {' or '.join(known)}.")
     if config.samples < 2 or config.rival_samples < 2:
         raise InputError("--config samples and rival_samples: give 2 or more, one sample has no spread.")
     for tuning in (False, True):

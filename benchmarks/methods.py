@@ -26,7 +26,7 @@ class Method:
     search   settings to choose from, by modality; none: the solver's defaults
     coupling name in solvers.coupling.COUPLINGS
     spread   whether samples differ: else one run is all there is
-    seconds  of one network call (classical: of all) for a million voxels on one core, for the estimate of cost
+    seconds  of one level (classical: of all) for a million voxels on one core, for the estimate of cost
     tier     importance: 0 goals and baselines, 1 chief rivals, 2 the rest
     """
 
@@ -66,12 +66,13 @@ def _rival(
     solver: str | None = None,
     fixed: dict[str, Any] | None = None,
     coupling: str = "none",
+    spread: bool = True,
     seconds: float = 1.5,
     tier: int = 2,
 ) -> Method:
     """A sampler with LEVELS levels, registered as `solver` or by its own name."""
     settings = {"levels": LEVELS, **(fixed or {})}
-    return Method(name, "rival", solver or name, settings, {"ct": ct, "mr": mr}, coupling, seconds=seconds, tier=tier)
+    return Method(name, "rival", solver or name, settings, {"ct": ct, "mr": mr}, coupling, BOTH, spread, seconds, tier)
 
 
 METHODS: dict[str, Method] = {
@@ -119,12 +120,24 @@ METHODS: dict[str, Method] = {
             _grid(data_weight=[3.0, 10.0, 30.0, 100.0]),
             seconds=1.6,
         ),
+        _rival("diffpir", _grid(penalty=[0.3, 1.0, 7.0, 25.0]), _grid(penalty=[0.3, 1.0, 7.0, 25.0])),
+        _rival("ddnm", _grid(cg_iterations=[3, 5, 10, 20]), _grid(cg_iterations=[2, 3, 5, 10])),
+        _rival("daps", _grid(r_scale=[0.3, 0.5, 1.0]), _grid(r_scale=[0.3, 0.5, 1.0]), seconds=4.5),
+        _rival("pnp_dm", _grid(sigma_min=[0.01, 0.02, 0.04]), _grid(sigma_min=[0.01, 0.02, 0.04]), seconds=4.5),
+        _rival(
+            "red_diff",
+            _grid(weight=[0.03, 0.1, 0.3, 1.0]),
+            _grid(weight=[0.03, 0.1, 0.3, 1.0]),
+            fixed={"levels": 50},
+            spread=False,
+        ),
+        _rival("dps", _grid(zeta=[0.1, 0.3]), _grid(zeta=[0.1, 0.3]), fixed={"levels": 50}, seconds=4.5),
+        _rival("pigdm", _grid(guidance=[0.5, 1.0]), _grid(guidance=[0.5, 1.0]), fixed={"levels": 15}, seconds=4.5),
+        _rival("mmps", _grid(cg_iterations=[3, 5]), _grid(cg_iterations=[3, 5]), seconds=16.0),
+        _rival("stsl", _grid(kappa=[0.0, 0.1]), _grid(kappa=[0.0, 0.1]), seconds=15.0),
+        _rival("sitcom", _grid(weight=[0.001, 0.01]), _grid(weight=[0.001, 0.01]), seconds=22.0),
     )
 }
-
-# Solvers whose network calls include vector-Jacobian products, and solvers that give one estimate and no samples.
-GRADIENT_SOLVERS = ("dps", "pigdm", "mmps", "stsl", "sitcom")
-WITHOUT_SPREAD = ("red_diff", "ode")
 
 
 def methods() -> dict[str, Method]:
@@ -138,13 +151,7 @@ def methods() -> dict[str, Method]:
     known = {method.solver for method in METHODS.values()}
     for name in SOLVERS:
         if name not in known:
-            found[name] = Method(
-                name,
-                "rival",
-                name,
-                spread=name not in WITHOUT_SPREAD,
-                seconds=3.0 if name in GRADIENT_SOLVERS else 1.5,
-            )
+            found[name] = Method(name, "rival", name)
     return found
 
 

@@ -13,7 +13,7 @@ PLANES = ("axial", "coronal", "sagittal")
 IMAGE_COLUMNS = (
     *((f"{plane} dB", "psnr_db", plane, 2) for plane in PLANES),
     *((f"SSIM {plane[:3]}", "ssim", plane, 3) for plane in PLANES),
-    ("RMSE", "rmse", "axial", 3),
+    ("RMSE", "rmse", "axial", None),
     ("z-jump", "z_jump", None, 2),
     ("chi2", "chi2", None, 2),
     ("calls", "network_calls", None, 0),
@@ -23,11 +23,11 @@ IMAGE_COLUMNS = (
 SPREAD_COLUMNS = (
     *((f"cov. {level}", "coverage", level, 3) for level in ("50", "80", "90", "95")),
     ("calibration", "calibration_ratio", None, 2),
-    ("CRPS", "crps", None, 3),
-    ("UCE", "uce", None, 3),
+    ("CRPS", "crps", None, None),
+    ("UCE", "uce", None, None),
     ("AUSE", "ause", None, 3),
     *((f"block {size}", "block_coverage90", size, 3) for size in ("2", "4", "8")),
-    ("width 90", "width90", None, 3),
+    ("width 90", "width90", None, None),
     ("width / oracle", "oracle_width_ratio", None, 2),
 )
 
@@ -40,11 +40,11 @@ def table(head: Sequence[str], rows: list[Sequence[str]]) -> Iterator[str]:
         yield "| " + " | ".join(row) + " |"
 
 
-def number(value: float | None, digits: int) -> str:
-    """Fixed digits; for figures with many digits before the point, fewer behind it."""
+def number(value: float | None, digits: int | None) -> str:
+    """Digits behind the point, or three significant ones."""
     if value is None:
         return ""
-    return f"{value:.0f}" if digits == 3 and abs(value) >= 100 else f"{value:.{digits}f}"
+    return f"{value:.3g}" if digits is None else f"{value:.{digits}f}"
 
 
 def image_table(results: TaskResults) -> Iterator[str]:
@@ -148,5 +148,6 @@ def conditions(results: TaskResults) -> Iterator[str]:
     priors = ", ".join(sha[:12] for sha in results.provenance("prior_sha256")) or "none"
     yield f"{results.task.title}. `{json.dumps(section)}`"
     yield ""
-    yield f"{z} slices of {y} x {x}; seed {', '.join(map(str, sorted({r.seed for r in results.results})))}; prior "
-    yield f"{priors}; {' and '.join(results.provenance('machine'))}; runs of {dates[0]} to {dates[-1]}."
+    seeds = ", ".join(map(str, sorted({result.seed for result in results.results})))
+    machines = " and ".join(results.provenance("machine"))
+    yield f"{z} slices of {y} x {x}; seed {seeds}; prior {priors}; {machines}; runs of {dates[0]} to {dates[-1]}."

@@ -16,6 +16,8 @@ from data.errors import InputError
 
 START_SECONDS = 15.0
 SCORE_SECONDS = 4.0
+# Of one sample of a million voxels; ours takes about 35.
+DEAR_SECONDS = 50.0
 CURVE_METHODS = ("pam_point", "dds", "dds_tv", "diffusion_mbir")
 
 
@@ -99,7 +101,7 @@ class Plan:
         return "\n".join([*lines, f"{total:7.0f}  {total / 3600:6.2f}  in all, without measuring and tuning"])
 
     def _runs(self) -> Iterator[Job]:
-        """Classical methods share a job; every other method has its own."""
+        """Jobs as `jobs` says, in each the methods in order of importance."""
         chosen = self.config.chosen_methods()
         tasks = self.config.chosen_tasks()
         rest = {task.name for task in self.config.chosen_tasks("rest_tasks")}
@@ -108,21 +110,31 @@ class Plan:
                 groups: dict[str, list[Method]] = {}
                 for method in chosen:
                     if task.modality in method.modalities and (method.tier < 2 or task.name in rest):
-                        groups.setdefault("classical" if method.kind == "classical" else method.name, []).append(method)
+                        groups.setdefault(self._group(method), []).append(method)
                 for order, (group, members) in enumerate(groups.items()):
                     rank = self._rank(members[0].tier, place, order)
                     yield self._job(task, self.config.slices, seed, group, members, rank)
 
     def _curves(self) -> Iterator[Job]:
-        """The chief methods at several numbers of levels, on a thinner slab, after everything else of importance."""
+        """The chief methods at several numbers of levels, on a slab of their own thickness, after the chief rivals."""
         chosen = {method.name: method for method in self.config.chosen_methods()}
+        seed, levels = self.config.numbers("seeds")[0], self.config.numbers("curve_levels")
         for place, task in enumerate(self.config.chosen_tasks("curves")):
-            for order, name in enumerate(CURVE_METHODS):
+            groups: dict[str, list[Method]] = {}
+            for name in CURVE_METHODS:
                 if name in chosen:
-                    members = [chosen[name].at_levels(levels) for levels in self.config.numbers("curve_levels")]
-                    seed = self.config.numbers("seeds")[0]
-                    rank = self._rank(1, place, 100 + order)
-                    yield self._job(task, self.config.curve_slices, seed, f"curve_{name}", members, rank)
+                    group = f"curve_{name}" if self.config.jobs == "methods" else "curves"
+                    groups.setdefault(group, []).extend(chosen[name].at_levels(count) for count in levels)
+            for order, (group, members) in enumerate(groups.items()):
+                yield self._job(task, self.config.curve_slices, seed, group, members, self._rank(1, place, 100 + order))
+
+    def _group(self, method: Method) -> str:
+        """The job that a method belongs to: processes that share the time it takes to start."""
+        if self.config.jobs == "tasks":
+            return "all"
+        if self.config.jobs == "methods" and method.kind != "classical":
+            return method.name
+        return method.kind if method.kind != "rival" else ("chief" if method.tier == 1 else "rest")
 
     def _rank(self, tier: int, place: int, order: int) -> tuple[int, ...]:
         return (place, tier, order) if self.config.order == "tasks" else (tier, place, order)
@@ -136,9 +148,9 @@ class Plan:
         settings, source = method_settings(task, method, self.tuned)
         samples = 0
         if method.spread:
-            cheap = method.seconds <= 2
-            ours = method.kind == "ours"
-            samples = self.config.samples if ours else min(self.config.rival_samples, 99 if cheap else 2)
+            dear = method.seconds * settings.get("levels", 10) > DEAR_SECONDS
+            rivals = min(2, self.config.rival_samples) if dear else self.config.rival_samples
+            samples = self.config.samples if method.kind == "ours" else rivals
         return {
             "name": method.name,
             "kind": method.kind,

@@ -30,7 +30,8 @@ def search(arguments: argparse.Namespace) -> None:
 
     torch.set_num_threads(arguments.threads)
     rows = json.loads(arguments.specs)
-    case = load_case(arguments.measurement, arguments.prior, 0, choose_device(arguments.device))
+    prior = arguments.prior if any(row["kind"] != "classical" for row in rows) else None
+    case = load_case(arguments.measurement, prior, 0, choose_device(arguments.device))
     for row in rows:
         path = arguments.out / f"{row['name']}.json"
         key = fingerprint(case, row)

@@ -36,7 +36,9 @@ class TuningPlan:
     def specs_json(self, task: str) -> str:
         """Method, solver, coupling and the settings to try, for every method that has a choice."""
         modality = TASKS[task].modality
+        rest = task in {other.name for other in self.config.chosen_tasks("rest_tasks")}
         chosen = [m for m in self.config.chosen_methods() if modality in m.modalities and searched(m, modality)]
+        chosen = [method for method in chosen if method.tier < 2 or rest]
         rows = [
             {
                 "name": method.name,
