@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from solvers.coupling import SliceCoupling, couple
 from solvers.draws import Draws
 from solvers.problem import Problem
 from solvers.registry import find_solver, solver_settings
+from solvers.schedule import karras_levels
 from solvers.state import State
 
 if TYPE_CHECKING:
     from models.prior import SlicePrior
+
+OPEN_SIGMA_MIN = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,7 @@ def run_solver(
     sample: int | str = 0,
     checkpoint: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    coupling: SliceCoupling | None = None,
 ) -> RunResult:
     """Run solver `name` to its last level.
 
@@ -56,21 +61,26 @@ def run_solver(
     checkpoint  file that is rewritten after every level and removed at the end; a file left by an interrupted run with
                 the same settings and data is taken up, any other is ignored and overwritten
     progress    called with (levels done, levels in all), first with what a checkpoint already had
+    coupling    ties between slices put around the solver; None and COUPLINGS["none"] leave it alone
 
-    Raises SettingsError for unknown names and settings. A resumed run gives the same bits as an unbroken one.
+    Raises SettingsError for unknown names and settings, and for a coupling that does not fit the volume. A resumed run
+    gives the same bits as an unbroken one.
     """
     solver = find_solver(name)
     if settings is None or isinstance(settings, Mapping):
         settings = solver_settings(name, settings)
+    coupling = coupling or SliceCoupling()
+    settings = coupling.settings_of(settings)
+    coupled, draws = couple(problem, prior, Draws(seed).child(sample), coupling, noise_levels(problem, settings))
     began = time.perf_counter()
     if problem.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(problem.device)
-    key = _run_key(name, settings, seed, sample, problem, prior) if checkpoint else ""
+    key = _run_key(name, settings, seed, sample, problem, prior, coupling) if checkpoint else ""
     state = _resume(checkpoint, key, problem.device)
     report = progress or (lambda done, total: None)
     report(state.level if state else 0, settings.levels)
     with torch.no_grad():
-        levels = solver.function(problem, prior, settings, Draws(seed).child(sample), state)
+        levels = solver.function(problem, coupled, settings, draws, state)
         for state in levels:
             if checkpoint:
                 state.save(checkpoint, key)
@@ -80,6 +90,13 @@ def run_solver(
         checkpoint.unlink(missing_ok=True)
     seconds = time.perf_counter() - began
     return RunResult(state.estimate, state.network_calls, seconds, chi2, peak_memory_mb(problem.device))
+
+
+def noise_levels(problem: Problem, settings: Any) -> list[float]:
+    """The noise levels that settings of a solver stand for; where they leave sigma_min open, near enough to it."""
+    first = getattr(settings, "sigma_max", None) or problem.sigma_init
+    last = min(getattr(settings, "sigma_min", None) or OPEN_SIGMA_MIN, first)
+    return karras_levels(first, last, settings.levels)
 
 
 def peak_memory_mb(device: torch.device) -> float:
@@ -98,10 +115,12 @@ def _resume(checkpoint: Path | None, key: str, device: torch.device) -> State | 
         return None
 
 
-def _run_key(name: str, settings: Any, seed: int, sample: int | str, problem: Problem, prior: SlicePrior) -> str:
+def _run_key(
+    name: str, settings: Any, seed: int, sample: int | str, problem: Problem, prior: SlicePrior, coupling: SliceCoupling
+) -> str:
     """SHA-256 over everything that the result depends on."""
-    card = getattr(prior, "card", {})
-    described = [name, dataclasses.asdict(settings), seed, sample, problem.spacing_mm, problem.sigma_init, card]
+    ties, card = dataclasses.asdict(coupling), getattr(prior, "card", {})
+    described = [name, dataclasses.asdict(settings), ties, seed, sample, problem.spacing_mm, problem.sigma_init, card]
     digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for tensor in (problem.y, problem.weights, problem.x_init):
         values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
