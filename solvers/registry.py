@@ -68,6 +68,16 @@ SOLVERS: dict[str, Solver] = {
     "daps": Solver("daps", "DapsSettings"),
     "pnp_dm": Solver("pnp_dm", "PnpDmSettings"),
     "red_diff": Solver("red_diff", "RedDiffSettings"),
+    "ode": Solver(
+        "ode",
+        "OdeSettings",
+        {
+            "ddim": {"update": "ddim", "eta": 1.0},
+            "evodiff": {"update": "evodiff"},
+            "full": {"update": "full"},
+            "dds": {"update": "dds", "eta": 0.85},
+        },
+    ),
 }
 
 
