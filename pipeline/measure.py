@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,21 @@ import numpy as np
 from data.errors import InputError
 from data.nifti import read_volume, write_volume
 from pipeline.cli import json_object, main_wrapper
-from pipeline.measure_ct import simulate_ct
-from pipeline.measure_mr import adopt_mr, simulate_mr
+from pipeline.measure_ct import hold_out_views, simulate_ct
+from pipeline.measure_mr import adopt_mr, hold_out_kspace, simulate_mr
 from pipeline.measurement import Measurement, read_tensors, write_measurement
 from pipeline.problem import with_start
 from pipeline.settings import CtMeasureSettings, MrMeasureSettings, build, require_choice
+
+
+@dataclass(frozen=True)
+class HoldoutSettings:
+    """holdout_views: views of a CT measurement that the reconstruction does not see, to test its predictions."""
+
+    holdout_views: int = 0
+
+
+HOLDOUT_KEYS = {"holdout_views"}
 
 
 def measure(series: Path, section: dict[str, Any]) -> tuple[Measurement, np.ndarray | None]:
@@ -37,8 +48,13 @@ def measure(series: Path, section: dict[str, Any]) -> tuple[Measurement, np.ndar
     if not np.isfinite(volume.array_zyx).all():
         raise InputError(f"{path}: holds values that are not finite; leave this series out.")
     if modality == "ct":
-        return simulate_ct(volume, build(CtMeasureSettings, section, "measure"), str(path))
-    return simulate_mr(volume, build(MrMeasureSettings, section, "measure"), str(path))
+        heldout = build(HoldoutSettings, {key: section.pop(key) for key in HOLDOUT_KEYS & set(section)}, "measure")
+        measurement, truth = simulate_ct(volume, build(CtMeasureSettings, section, "measure"), str(path))
+        return hold_out_views(measurement, heldout.holdout_views), truth
+    # Simulated k-space is tested on data of its own only where the config asks for it.
+    settings = build(MrMeasureSettings, {"holdout_fraction": 0.0} | section, "measure")
+    measurement, truth = simulate_mr(volume, settings, str(path))
+    return hold_out_kspace(measurement, settings.holdout_fraction, settings.seed), truth
 
 
 def series_modality(series: Path) -> str:

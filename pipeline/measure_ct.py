@@ -1,14 +1,15 @@
 """CT simulated from a volume in HU: on a finer grid or with another projector than the reconstruction's, and noise."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from data.errors import InputError
 from data.volume import Volume, spacing_of
-from operators.ct_geometry import Beam, FanBeam, ImageGrid, ParallelBeam, view_angles
+from operators.ct_geometry import Beam, FanBeam, ImageGrid, ParallelBeam, beam_from_dict, view_angles
 from operators.ct_projector import CtProjector
 from operators.noise import photons_for_relative_noise, poisson_line_integrals
 from pipeline.measurement import Measurement
@@ -68,6 +69,30 @@ def simulate_ct(volume: Volume, settings: CtMeasureSettings, name: str) -> tuple
     }
     tensors = {"line_integrals": noisy.numpy().astype(np.float32), "weights": weights.numpy().astype(np.float32)}
     return Measurement(tensors, metadata), grids.truth_hu
+
+
+def hold_out_views(measurement: Measurement, count: int) -> Measurement:
+    """The measurement with `count` views, spread evenly over its range, kept from the reconstruction to test it.
+
+    InputError where fewer than two views would be left.
+    """
+    if count == 0:
+        return measurement
+    beam = beam_from_dict(measurement.metadata["beam"])
+    views = len(beam.angles_rad)
+    require_range(count, 0, max(views - 2, 0), "measure.holdout_views")
+    chosen = np.floor((np.arange(count) + 0.5) * views / count).astype(int)
+    kept = np.setdiff1d(np.arange(views), chosen)
+
+    def of_views(places: np.ndarray) -> dict[str, Any]:
+        return replace(beam, angles_rad=tuple(beam.angles_rad[k] for k in places)).to_dict()
+
+    tensors = dict(measurement.tensors)
+    for name in ("line_integrals", "weights"):
+        tensors |= {name: measurement.tensors[name][:, kept], f"heldout_{name}": measurement.tensors[name][:, chosen]}
+    metadata = measurement.metadata | {"beam": of_views(kept), "heldout_beam": of_views(chosen)}
+    metadata["settings"] = metadata["settings"] | {"holdout_views": count}
+    return Measurement(tensors, metadata)
 
 
 def mu_integrals(

@@ -14,7 +14,7 @@ from operators.fourier import fft2, ifft2
 from operators.noise import gaussian_noise
 from operators.sampling_masks import equispaced_1d, poisson_disc_2d, random_1d
 from pipeline import kspace as ks
-from pipeline.measurement import Measurement, pack_kspace
+from pipeline.measurement import Measurement, pack_kspace, unpack_kspace
 from pipeline.seeds import generator, numpy_generator
 from pipeline.settings import MrMeasureSettings, require_choice, require_range
 
@@ -80,16 +80,28 @@ def adopt_mr(kspace: np.ndarray, affine: np.ndarray, settings: MrMeasureSettings
         )
     else:
         sensitivities = estimated_sensitivities(torch.from_numpy(kspace), mask, name)
-    calibration = ks.find_calibration(mask)
-    rng = numpy_generator(settings.seed, "mr", "holdout")
-    kept, heldout = ks.split_heldout(mask, calibration, settings.holdout_fraction, rng)
     shape = (kspace.shape[0], *kspace.shape[2:])
-    tensors = pack_kspace(kspace, kept) | {"sensitivities": sensitivities.numpy().astype(np.complex64)}
+    tensors = pack_kspace(kspace, mask) | {"sensitivities": sensitivities.numpy().astype(np.complex64)}
     metadata = _metadata(settings, "measured", shape, affine, sigma)
-    if heldout.any():
-        tensors |= pack_kspace(kspace, heldout, prefix="heldout_")
-        metadata["heldout_noise"] = heldout_noise(kspace, heldout, sigma)
-    return Measurement(tensors, metadata)
+    return hold_out_kspace(Measurement(tensors, metadata), settings.holdout_fraction, settings.seed)
+
+
+def hold_out_kspace(measurement: Measurement, fraction: float, seed: int) -> Measurement:
+    """The measurement with a fraction of its lines or places kept from the reconstruction to test it.
+
+    Nothing is taken from the calibration region, which the sensitivities were estimated from.
+    """
+    kspace, mask = unpack_kspace(measurement.tensors)
+    rng = numpy_generator(seed, "mr", "holdout")
+    kept, heldout = ks.split_heldout(mask, ks.find_calibration(mask), fraction, rng)
+    if not heldout.any():
+        return measurement
+    sigma = np.asarray(measurement.metadata["noise"]["sigma_per_coil"])
+    tensors = pack_kspace(kspace, kept) | pack_kspace(kspace, heldout, prefix="heldout_")
+    tensors["sensitivities"] = measurement.tensors["sensitivities"]
+    settings = measurement.metadata["settings"] | {"holdout_fraction": fraction}
+    noise = heldout_noise(kspace, heldout, sigma)
+    return Measurement(tensors, measurement.metadata | {"heldout_noise": noise, "settings": settings})
 
 
 def heldout_noise(kspace: np.ndarray, heldout: np.ndarray, sigma: np.ndarray) -> float:

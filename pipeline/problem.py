@@ -7,6 +7,7 @@ A = (mask F S)/|A|, y = k-space/(scale |A|). Weights are inverse variances of y,
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -34,14 +35,22 @@ MR_ITERATIONS = 10
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Measured samples that the reconstruction does not see, in normalised units."""
+    """Measured samples that the reconstruction does not see, in normalised units.
+
+    weights: inverse variance per real component, broadcastable to y, zero where nothing was measured.
+    """
 
     A: LinearOperator
     y: Tensor
+    weights: Tensor
 
     def error(self, x: Tensor) -> float:
         """|y - A x| / |y| over the samples kept back, for a volume (z y x) in normalised units."""
         return float(torch.linalg.vector_norm(self.y - self.A(x)) / torch.linalg.vector_norm(self.y))
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device."""
+        return replace(self, A=self.A.to(device), y=self.y.to(device), weights=self.weights.to(device))
 
 
 @dataclass(frozen=True)
@@ -66,8 +75,7 @@ def load_problem(directory: Path, device: str = "cpu") -> tuple[Problem, Units]:
     problem, units = _ct_problem(measurement) if measurement.modality == "ct" else _mr_problem(measurement)
     if device == "cpu":
         return problem, units
-    heldout = units.heldout and HeldOut(units.heldout.A.to(device), units.heldout.y.to(device))
-    return problem.to(device), replace(units, heldout=heldout)
+    return problem.to(device), replace(units, heldout=units.heldout and units.heldout.to(device))
 
 
 def with_start(measurement: Measurement) -> Measurement:
@@ -120,7 +128,7 @@ def _ct_problem(measurement: Measurement) -> tuple[Problem, Units]:
     weights = torch.from_numpy(measurement.tensors["weights"]) * (mu * norm) ** 2
     start = measurement.tensors.get("start")
     x_init = smooth_start(A, y, weights, shape) if start is None else torch.from_numpy(start)
-    units = Units("ct", 1000.0, measurement.affine, "HU")
+    units = Units("ct", 1000.0, measurement.affine, "HU", _ct_heldout(measurement, grid, norm))
     problem = Problem(
         A=A,
         y=y,
@@ -135,6 +143,18 @@ def _ct_problem(measurement: Measurement) -> tuple[Problem, Units]:
     return problem, units
 
 
+def _ct_heldout(measurement: Measurement, grid: ImageGrid, norm: float) -> HeldOut | None:
+    """The views that `hold_out_views` put aside, in the units of the problem."""
+    meta, tensors = measurement.metadata, measurement.tensors
+    if "heldout_beam" not in meta:
+        return None
+    projector = CtProjector(grid, beam_from_dict(meta["heldout_beam"]), model=meta["model"])
+    mu = meta["mu_water_per_mm"]
+    water = projector(torch.ones((1, grid.rows, grid.columns)))
+    y = (torch.from_numpy(tensors["heldout_line_integrals"]) / mu - water) / norm
+    return HeldOut(Normalised(projector, norm), y, torch.from_numpy(tensors["heldout_weights"]) * (mu * norm) ** 2)
+
+
 def _mr_problem(measurement: Measurement) -> tuple[Problem, Units]:
     shape = measurement.shape_zyx
     kspace, mask = unpack_kspace(measurement.tensors)
@@ -143,8 +163,8 @@ def _mr_problem(measurement: Measurement) -> tuple[Problem, Units]:
     norm = measurement.metadata.get("operator_norm") or _mr_norm(torch.from_numpy(mask), sensitivities)
     A = Normalised(acquisition, norm)
     sigma = torch.tensor(measurement.metadata["noise"]["sigma_per_coil"], dtype=torch.float32)
-    sampled = torch.from_numpy(mask if mask.ndim == 3 else mask[None])[:, None]
-    weights = sampled * (norm / sigma[None, :, None, None]) ** 2
+    density = (norm / sigma[None, :, None, None]) ** 2
+    weights = _places(mask) * density
     y = torch.from_numpy(kspace).div_(norm)
     stored = measurement.tensors.get("start")
     start = cg_sense_start(A, y, weights, shape) if stored is None else torch.from_numpy(stored)
@@ -155,7 +175,7 @@ def _mr_problem(measurement: Measurement) -> tuple[Problem, Units]:
     if "heldout_mask" in measurement.tensors:
         samples, kept = unpack_kspace(measurement.tensors, "heldout_")
         operator = Normalised(CartesianMri(torch.from_numpy(kept), sensitivities), norm)
-        heldout = HeldOut(operator, torch.from_numpy(samples) / (norm * scale))
+        heldout = HeldOut(operator, torch.from_numpy(samples) / (norm * scale), _places(kept) * density * scale**2)
     problem = Problem(
         A=A,
         y=y.div_(scale),
@@ -167,6 +187,11 @@ def _mr_problem(measurement: Measurement) -> tuple[Problem, Units]:
         dtype=torch.complex64,
     )
     return problem, Units("mr", scale, measurement.affine, "arbitrary", heldout)
+
+
+def _places(mask: np.ndarray) -> Tensor:
+    """A mask (y x) or (z y x) as (z coils y x) that broadcasts to k-space."""
+    return torch.from_numpy(mask if mask.ndim == 3 else mask[None])[:, None]
 
 
 def _mr_norm(mask: Tensor, sensitivities: Tensor) -> float:

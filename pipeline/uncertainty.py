@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -17,36 +18,28 @@ from data.atomic import write_text
 from data.errors import InputError
 from data.nifti import write_volume
 from pipeline.cli import json_object, main_wrapper
+from pipeline.conformal import Calibration, calibration_for, conformal_bounds
 from pipeline.measurement import read_tensors
-from pipeline.settings import UncertaintySettings, build, require_range
+from pipeline.settings import build, require_range
+from pipeline.uncertainty_metrics import half_width_factor, summarise
 
 
 @dataclass(frozen=True)
-class Summary:
-    """Arrays (z y x) in the samples' units; lower and upper bound the central interval."""
+class UncertaintySettings:
+    """interval: probability of the interval. conformal: a calibration made by pipeline.conformal, or null.
 
-    mean: np.ndarray
-    std: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
+    second_prior: a prior's folder; the support stage reconstructs with it too, to see what depends on the prior.
+    """
 
-
-def half_width_factor(draws: int, interval: float) -> float:
-    """t_{K-1} sqrt(1 + 1/K): the half width of the interval in units of the samples' standard deviation."""
-    if draws < 2:
-        raise InputError("reconstruct.samples: one sample has no spread; set samples to 2 or more for uncertainty.")
-    return float(stats.t.ppf(0.5 + interval / 2, draws - 1) * np.sqrt(1 + 1 / draws))
+    interval: float = 0.9
+    conformal: str | None = None
+    second_prior: str | None = None
 
 
-def summarise(samples: np.ndarray, interval: float) -> Summary:
-    """Mean, unbiased standard deviation and interval of samples (K z y x), K >= 2; InputError for K = 1."""
-    factor = half_width_factor(samples.shape[0], interval)
-    mean = samples.mean(axis=0, dtype=np.float64)
-    variance = np.zeros_like(mean)
-    for sample in samples:
-        variance += (sample - mean) ** 2
-    std = np.sqrt(variance / (samples.shape[0] - 1))
-    return Summary(mean, std, mean - factor * std, mean + factor * std)
+def find_path(path: str) -> Path:
+    """The path as given from the working directory, else from the repository."""
+    given = Path(path).expanduser()
+    return given if given.exists() else Path(__file__).parents[1] / given
 
 
 def run(reconstruction: Path, out: Path, settings: UncertaintySettings) -> None:
@@ -70,7 +63,18 @@ def run(reconstruction: Path, out: Path, settings: UncertaintySettings) -> None:
         f"lower{percent}": (lower, f"lower end of the {percent} % interval"),
         f"upper{percent}": (summary.upper, f"upper end of the {percent} % interval"),
     }
+    calibrated = {}
+    if settings.conformal:
+        calibration = calibration_for(find_path(settings.conformal), reconstruction, settings.interval)
+        ends = conformal_bounds(summary.mean, summary.std, calibration)
+        for name, array in zip(("lower", "upper"), ends):
+            array = np.maximum(array, 0) if metadata["modality"] == "mr" else array
+            volumes[f"conformal_{name}{percent}"] = array, f"{name} end of the conformal {percent} % interval"
+        calibrated = {"conformal": conformal_record(calibration)}
     out.mkdir(parents=True, exist_ok=True)
+    for stale in out.glob("*.nii.gz"):
+        if stale.name.startswith(("conformal_", "lower", "upper")):
+            stale.unlink()
     for name, (array, description) in volumes.items():
         write_volume(out / f"{name}.nii.gz", array.astype(np.float32), affine, np.float32, description)
     report = {
@@ -82,8 +86,18 @@ def run(reconstruction: Path, out: Path, settings: UncertaintySettings) -> None:
         "mean_std": float(summary.std.mean()),
         "largest_std": float(summary.std.max()),
         "solver": metadata.get("solver"),
-    }
+    } | calibrated
     write_text(out / "uncertainty.json", json.dumps(report, indent=1) + "\n")
+
+
+def conformal_record(calibration: Calibration) -> dict[str, Any]:
+    """What uncertainty.json says of the calibration: lambda, patients and the guarantee in one sentence."""
+    return {
+        "factor": calibration.factor,
+        "patients": calibration.patients,
+        "guarantee": calibration.guarantee,
+        "sentence": calibration.sentence(),
+    }
 
 
 @main_wrapper

@@ -4,9 +4,9 @@ With the normal operator N = A^H W A and a signal of standard deviation sigma_d,
 
     P x = N (N + eps I)^-1 x,    eps = 1 / sigma_d^2
 
-is what a ridge reconstruction would recover of x from noiseless data (Backus and Gilbert 1968; Rasmussen and Williams
-2006, eq. 2.23 as a linear smoother). P x is the measured part, x - P x the part in the effective null space: nothing in
-the data speaks for it or against it. Structure there is a hallucination where it is wrong (Bhadra et al. 2021, eq. 9).
+is what a ridge reconstruction would recover of x from noiseless data (Backus and Gilbert 1968). P x is the measured
+part, x - P x the part in the effective null space: nothing in the data speaks for it or against it. Structure there that
+is wrong is a null-space hallucination (Bhadra et al. 2021).
 """
 
 from __future__ import annotations

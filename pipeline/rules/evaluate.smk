@@ -2,8 +2,10 @@ rule evaluate:
     input:
         measurement="<results>/{cohort}/{study}/{series}/measurement/measurement.safetensors",
         methods=for_methods,
+        checks=supports,
     output:
-        "<results>/{cohort}/{study}/{series}/metrics.tsv",
+        metrics="<results>/{cohort}/{study}/{series}/metrics.tsv",
+        curves="<results>/{cohort}/{study}/{series}/uncertainty_curves.json",
     log:
         "<logs>/{cohort}/{study}/{series}/evaluate.log",
     benchmark:
@@ -14,7 +16,7 @@ rule evaluate:
         folder=subpath(output[0], parent=True),
         settings=settings("evaluate"),
     shell:
-        "python -m pipeline.evaluate --series-dir {params.folder:q} --out {output:q} --cohort {wildcards.cohort}"
+        "python -m pipeline.evaluate --series-dir {params.folder:q} --out {output.metrics:q} --cohort {wildcards.cohort}"
         " --study {wildcards.study} --series {wildcards.series} --settings {params.settings:q} 2>&1 | tee {log:q} >&2"
 
 
