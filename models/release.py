@@ -3,12 +3,14 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from models.ood import reference_table
 from models.prior import CARD, WEIGHTS, SlicePrior
 from models.training import TrainingSettings, TrainingState
 from models.volumes import TrainingVolume, smooth_phase
@@ -71,9 +73,13 @@ def release(
     pixel_mm: tuple[float, float],
     provenance: Provenance,
     out: Path,
+    reference: Sequence[TrainingVolume] = (),
 ) -> None:
     """Writes the averaged network (float16 safetensors, diffusers layout), its card and README into `out`, all or
-    nothing."""
+    nothing.
+
+    `reference`: volumes that the prior should know, three or more, for the card's alarm table.
+    """
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     # float16 rounding is part of what is validated
@@ -101,7 +107,10 @@ def release(
         "limits": LIMITS,
         "sha256": hashlib.sha256((part / WEIGHTS).read_bytes()).hexdigest(),
     }
-    card["validation"] = validation_table(SlicePrior(state.average, card), validation)
+    prior = SlicePrior(state.average, card)
+    card["validation"] = validation_table(prior, validation)
+    if len(reference) >= 3:
+        card["alarm"] = reference_table(prior, list(reference))
     (part / CARD).write_text(json.dumps(card, indent=1))
     (part / "README.md").write_text(card_text(card))
     shutil.rmtree(out, ignore_errors=True)
@@ -137,5 +146,26 @@ def card_text(card: dict) -> str:
         "The solvers multiply the predicted variance by `r2_scale`, fitted along reconstructions of held-out patients",
         "by `python -m pipeline.calibrate`; prior.json has the tables and what they were fitted on.",
         "",
+        *alarm_lines(card),
     ]
     return "\n".join(lines)
+
+
+def alarm_lines(card: dict) -> list[str]:
+    """The limits of the out-of-distribution alarm, where the card has them."""
+    table = card.get("alarm")
+    if not table:
+        return []
+    lines = [
+        f"Out-of-distribution alarm (`python -m pipeline.alarm`), from {len(table['volumes'])} volumes, "
+        f"{len(table['trained_on'])} of them trained on. Ratio of a study's denoising error to the table above (error) "
+        "and to the network's own prediction (predicted):",
+        "",
+        "| ratio | sigma | usual | too smooth below | unsure above | out above |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for kind in ("error", "predicted"):
+        for i, sigma in enumerate(table["sigma"]):
+            values = " | ".join(f"{table[kind][name][i]:.2f}" for name in ("usual", "low", "unsure", "out"))
+            lines.append(f"| {kind} | {sigma:g} | {values} |")
+    return [*lines, ""]

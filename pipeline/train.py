@@ -114,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     provenance = Provenance(command, arguments.license)
     pixels, (smallest, largest) = [v.spacing_mm[2] for v in volumes], settings.crop.zoom
     seen = (min(pixels) / largest, max(pixels) / smallest)
-    release(state, settings, validation, names, seen, provenance, arguments.out)
+    reference = validation + [v for v in volumes if v.name in names]
+    release(state, settings, validation, names, seen, provenance, arguments.out, reference)
     return 0
 
 

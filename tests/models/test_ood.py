@@ -1,0 +1,97 @@
+"""The alarm's ratios against the closed form of a Gaussian prior; its limits against simulated volumes."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.gaussian import GaussianPrior
+from models.ood import SIGMAS, Ratios, alarm_table, blocks, judge, ratios
+
+STD, MEAN = 0.5, -0.3
+
+
+def gaussian(modality: str = "ct") -> GaussianPrior:
+    """Independent voxels with the card that validation on its own draws would write."""
+    grid = np.geomspace(0.01, 3, 30)
+    exact = STD**2 * grid**2 / (STD**2 + grid**2)
+    card = {"name": "gauss", "validation": {"sigma": list(grid), "error_variance": list(exact)}}
+    return GaussianPrior(torch.tensor(STD**2), 0.0 if modality == "mr" else MEAN, modality, card)
+
+
+def draw(std: float, seed: int = 1, shape: tuple[int, int, int] = (9, 64, 64)) -> torch.Tensor:
+    return MEAN + std * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def expected(std: float, sigma: float) -> float:
+    """E|D - x|^2 / (S s^2/(S+s^2)) for x of variance std^2: D - x = -s^2/(S+s^2) (x - m) + S/(S+s^2) s n."""
+    power, noise = STD**2, sigma**2
+    return (noise**2 * std**2 + power**2 * noise) / (power + noise) ** 2 / (power * noise / (power + noise))
+
+
+@pytest.mark.parametrize("std", [STD, 2 * STD, 0.2])
+def test_ratios_have_their_closed_form(std):
+    measured = ratios(gaussian(), draw(std), (2.0, 1.0, 1.0))
+    wanted = [expected(std, sigma) for sigma in SIGMAS]
+    np.testing.assert_allclose(measured.error, wanted, rtol=0.03)
+    np.testing.assert_allclose(measured.predicted, wanted, rtol=0.03)
+    if std == STD:
+        np.testing.assert_allclose(wanted, 1.0)
+
+
+def test_magnitudes_of_mr_are_judged_per_real_component():
+    # |x| = STD sqrt(2) has the variance STD^2 in each component under a phase that is uniform
+    flat = torch.full((9, 256, 256), STD * 2**0.5)
+    seeds = [ratios(gaussian("mr"), flat, (2.0, 1.0, 1.0), seed) for seed in range(6)]
+    np.testing.assert_allclose(np.mean([s.error for s in seeds], axis=0), 1.0, rtol=0.05)
+
+
+def test_blocks_are_even_and_inside():
+    assert blocks(1) == [slice(0, 1)]
+    assert blocks(9) == [slice(0, 9)]
+    for count in (10, 37, 275):
+        chosen = blocks(count)
+        assert len(chosen) == 3
+        assert all(0 <= b.start < b.stop <= count and b.stop - b.start == 3 for b in chosen)
+        centre = np.mean([b.start + 1 for b in chosen])
+        assert abs(centre - (count - 1) / 2) <= 1
+
+
+def test_limits_hold_one_more_volume_with_the_stated_probability():
+    generator, count = np.random.default_rng(0), 8
+    above = {"low": 0, "unsure": 0, "out": 0}
+    runs = 3000
+    for _ in range(runs):
+        logs = generator.normal(0.2, 0.5, count + 1)
+        reference = {str(i): Ratios((float(np.exp(v)),) * 3, (1.0,) * 3) for i, v in enumerate(logs[:-1])}
+        table = alarm_table(reference)["error"]
+        for name in above:
+            above[name] += np.exp(logs[-1]) > table[name][0]
+    # three standard errors of the counts
+    assert above["low"] / runs == pytest.approx(0.975, abs=0.009)
+    assert above["unsure"] / runs == pytest.approx(0.025, abs=0.009)
+    assert above["out"] / runs < 0.004
+
+
+def test_volumes_that_all_agree_leave_a_margin():
+    table = alarm_table({str(i): Ratios((1.0,) * 3, (1.0,) * 3) for i in range(20)})
+    assert table["error"]["low"][0] < 0.85
+    assert table["error"]["unsure"][0] > 1.2
+
+
+def test_two_volumes_are_too_few():
+    with pytest.raises(ValueError, match="three volumes"):
+        alarm_table({"a": Ratios((1.0,) * 3, (1.0,) * 3), "b": Ratios((1.0,) * 3, (1.0,) * 3)})
+
+
+def test_verdicts():
+    card = gaussian().card | {"alarm": alarm_table({str(i): Ratios((1.0,) * 3, (1.0,) * 3) for i in range(20)})}
+    ones = (1.0,) * 3
+    assert judge(Ratios(ones, ones), card).name == "in"
+    assert judge(Ratios((1.0, 1.0, 1.3), ones), card).name == "unsure"
+    assert judge(Ratios(ones, (3.0, 1.0, 1.0)), card).name == "out"
+    assert "3.0 times" in judge(Ratios(ones, (3.0, 1.0, 1.0)), card).sentence
+    low = judge(Ratios((0.4, 1.0, 1.0), ones), card)
+    assert low.name == "unsure"
+    assert "smoother" in low.sentence
+    assert judge(Ratios((0.4, 1.0, 1.0), (3.0, 1.0, 1.0)), card).name == "out"
+    assert judge(Ratios(ones, ones), gaussian().card).name == "unsure"
