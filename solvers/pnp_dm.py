@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PnpDmSettings:
-    """sigma_max, sigma_min: first and last coupling rho; samples are too wide by about the last rho.
+    """sigma_max, sigma_min: first and last coupling rho; the last one acts as noise rho^2 A A^H added to the data.
 
-    sde_steps: network calls of the denoising posterior at every level. noise_length_mm: correlation length of all
-    noise along z, 0 for independent slices. pure_noise drops x_init.
+    sde_steps: network calls of the denoising posterior at every level; few of them lose spread. noise_length_mm:
+    correlation length of all noise along z, 0 for independent slices. pure_noise drops x_init.
     """
 
     levels: int = 15
     sigma_max: float | None = None
-    sigma_min: float = 0.02
+    sigma_min: float = 0.03
     sde_steps: int = 3
     cg_iterations: int = 20
     cg_tolerance: float = 1e-3

@@ -35,7 +35,7 @@ class RedDiffSettings:
     levels: int = 50
     sigma_max: float | None = None
     sigma_min: float = 0.01
-    weight: float = 0.1
+    weight: float = 0.05
     step: float = 0.02
     noise_length_mm: float = 0.0
     pure_noise: bool = False

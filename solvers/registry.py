@@ -65,7 +65,7 @@ SOLVERS: dict[str, Solver] = {
     ),
     "diffpir": Solver("diffpir", "DiffPirSettings"),
     "ddnm": Solver("ddnm", "DdnmSettings", {"noise_free": {"noise_aware": False}}),
-    "daps": Solver("daps", "DapsSettings"),
+    "daps": Solver("daps", "DapsSettings", {"paper": {"levels": 200, "ode_steps": 5, "r_scale": 1.0}}),
     "pnp_dm": Solver("pnp_dm", "PnpDmSettings"),
     "red_diff": Solver("red_diff", "RedDiffSettings"),
     "ode": Solver(

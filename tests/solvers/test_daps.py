@@ -14,6 +14,7 @@ from tests.solvers.posteriors import against, gaussian_posterior, share_of_first
 from tests.solvers.problems import make_problem, normal, stationary_prior
 
 SHAPE = (3, 4, 5)
+PAPER = {"ode_steps": 5, "r_scale": 1.0, "cg_iterations": 40}
 
 
 def test_flow_takes_the_quantile_of_a_gaussian_to_zero_noise():
@@ -58,7 +59,7 @@ def test_level_is_flow_then_draw_then_full_renoise(dtype):
 def test_r_equal_to_sigma_is_over_dispersed_where_nothing_is_measured(dtype):
     """Known failure: sigma^2 is wider than p(x0 | x); more levels or a finer flow do not cure it."""
     posterior = gaussian_posterior(dtype=dtype)
-    settings = {"levels": 50, "ode_steps": 8, "cg_iterations": 40}
+    settings = {"levels": 50, "ode_steps": 8, "r_scale": 1.0, "cg_iterations": 40}
     found = against(run_solver("daps", posterior.problem, posterior.prior, settings).estimate, posterior)
     assert found.error < 0.15
     assert found.null == pytest.approx(1.33, abs=0.1)
@@ -76,7 +77,7 @@ def test_a_smaller_r_trades_the_width_of_the_null_space_for_that_of_the_range():
 def test_mixture_modes_are_drawn_towards_equal_weights():
     """Known failure: 0.73 of the exact posterior becomes about 0.64."""
     problem, prior, exact = two_modes()
-    estimate = run_solver("daps", problem, prior, {"levels": 100, "ode_steps": 5, "cg_iterations": 40}).estimate
+    estimate = run_solver("daps", problem, prior, {**PAPER, "levels": 100}).estimate
     share = share_of_first_mode(estimate, exact)
     assert share == pytest.approx(0.64, abs=0.06)
     assert share < float(exact.weights[0])

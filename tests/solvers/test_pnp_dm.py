@@ -57,7 +57,7 @@ def test_a_fixed_rho_samples_the_posterior_of_noisier_data():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
 def test_annealing_rho_reaches_the_posterior(dtype):
     posterior = gaussian_posterior(dtype=dtype)
-    settings = {"levels": 25, "sde_steps": 30, "cg_iterations": 40}
+    settings = {"levels": 25, "sde_steps": 30, "sigma_min": 0.02, "cg_iterations": 40}
     found = against(run_solver("pnp_dm", posterior.problem, posterior.prior, settings).estimate, posterior)
     assert found.error < 0.12
     assert found.ratio == pytest.approx(0.97, abs=0.05)
@@ -67,7 +67,7 @@ def test_annealing_rho_reaches_the_posterior(dtype):
 def test_few_steps_of_the_denoising_posterior_are_too_narrow():
     """Known failure: three Euler steps from rho to zero lose a quarter of the spread."""
     posterior = gaussian_posterior()
-    settings = {"levels": 15, "sde_steps": 3, "cg_iterations": 40}
+    settings = {"levels": 15, "sde_steps": 3, "sigma_min": 0.02, "cg_iterations": 40}
     found = against(run_solver("pnp_dm", posterior.problem, posterior.prior, settings).estimate, posterior)
     assert found.error < 0.12
     assert found.ratio == pytest.approx(0.74, abs=0.05)
@@ -75,7 +75,9 @@ def test_few_steps_of_the_denoising_posterior_are_too_narrow():
 
 def test_mixture_modes_get_about_their_weights():
     problem, prior, exact = two_modes()
-    estimate = run_solver("pnp_dm", problem, prior, {"levels": 150, "sde_steps": 10, "cg_iterations": 40}).estimate
+    estimate = run_solver(
+        "pnp_dm", problem, prior, {"levels": 150, "sde_steps": 10, "sigma_min": 0.02, "cg_iterations": 40}
+    ).estimate
     assert share_of_first_mode(estimate, exact) == pytest.approx(float(exact.weights[0]), abs=0.08)
     spread = float((estimate.flatten(1).var(0).mean() / exact.variance().mean()).sqrt())
     assert spread == pytest.approx(1.0, abs=0.06)
