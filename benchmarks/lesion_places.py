@@ -19,6 +19,7 @@ MARGIN_MM = 2.0
 SHELL_MM = 4.0
 REMOVED_MM = (3.0, 12.0)
 REMOVED_HU = -500.0
+AIRWAY_HU = -970.0
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,11 @@ def tissue_masks(volume: np.ndarray, modality: str, spacing_mm: Spacing) -> dict
         smooth = ndimage.gaussian_filter(volume, (0, 1, 1))
         bright = threshold_multiotsu(smooth[body], classes=3)[1] if np.ptp(smooth[body]) > 0 else np.inf
         return {"white": _opened((smooth > bright) & body)}
-    lung = _opened(body & (volume < -500)) & ndimage.binary_erosion(body, iterations=2)
+    inside = ndimage.binary_erosion(body, _disc(2.0)[None])
+    lung = _opened(volume < -500) & inside
     lung = np.stack([ndimage.binary_closing(plane, _disc(REMOVED_MM[1] / 2 / spacing_mm[2])) for plane in lung])
     # The trachea and large bronchi hold air alone.
-    lung &= ndimage.gaussian_filter(volume, (0, 3, 3)) > -960
+    lung &= ~_opened(ndimage.gaussian_filter(volume, (0, 1, 1)) < AIRWAY_HU, 3.0) & inside
     smooth = ndimage.gaussian_filter(volume, (0, 1.5, 1.5))
     soft = _opened(body & (smooth > -20) & (smooth < 130)) & ~lung
     return {"lung": lung, "soft": soft}
@@ -130,9 +132,9 @@ def equivalent_diameter(structure: np.ndarray, spacing_mm: Spacing) -> float:
     return float((6 / np.pi * structure.sum() * np.prod(spacing_mm)) ** (1 / 3))
 
 
-def _opened(mask: np.ndarray) -> np.ndarray:
-    """Without specks, slice by slice."""
-    return np.stack([ndimage.binary_opening(plane, _disc(2.0)) for plane in mask])
+def _opened(mask: np.ndarray, radius: float = 2.0) -> np.ndarray:
+    """Without what is narrower than a disc of that many pixels, slice by slice."""
+    return np.stack([ndimage.binary_opening(plane, _disc(radius)) for plane in mask])
 
 
 def _disc(radius: float) -> np.ndarray:
