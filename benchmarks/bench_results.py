@@ -45,9 +45,9 @@ class Row:
         """Mean over seeds of a figure of the estimate; null where a seed has none."""
         return mean(_get(result.record["estimates"][self.estimate], name, key) for result in self.results)
 
-    def spread(self, name: str, key: str | None = None) -> float | None:
+    def spread(self, name: str) -> float | None:
         """Mean over seeds of a figure of the samples' spread."""
-        return mean(_get(result.record["spread"] or {}, name, key) for result in self.results)
+        return mean((result.record["spread"] or {}).get(name) for result in self.results)
 
 
 class TaskResults:
@@ -93,6 +93,8 @@ def _collect(folder: Path, slices: int, curves: bool) -> dict[str, TaskResults]:
     for name, task in TASKS.items():
         results = []
         for path in sorted((folder / name).glob(f"z{slices}_seed*/*/result.json")):
+            if path.parent.name.startswith("."):
+                continue  # what a killed job left
             record = json.loads(path.read_text(encoding="utf-8"))
             if ("-" in record["name"]) == curves:
                 results.append(Result(name, record["name"], record["seed"], path.parent, record))

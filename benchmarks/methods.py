@@ -75,6 +75,9 @@ def _rival(
     return Method(name, "rival", solver or name, settings, {"ct": ct, "mr": mr}, coupling, BOTH, spread, seconds, tier)
 
 
+DDS_CT = _grid(gamma=[30.0, 100.0, 300.0, 1000.0])
+DDS_MR = _grid(gamma=[1.0, 3.0, 10.0, 30.0, 100.0])
+
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -90,7 +93,7 @@ METHODS: dict[str, Method] = {
             25.0,
             {"ct": _grid(weight=[0.5, 1.0, 2.0, 4.0, 8.0]), "mr": _grid(weight=[2.5, 5.0, 10.0, 20.0, 40.0])},
         ),
-        _rival("dds", _grid(gamma=[30.0, 100.0, 300.0, 1000.0]), _grid(gamma=[1.0, 3.0, 10.0, 30.0, 100.0]), tier=1),
+        _rival("dds", DDS_CT, DDS_MR, tier=1),
         _rival(
             "dds_tv",
             _grid(gamma=[100.0, 300.0, 1000.0], threshold=[0.002, 0.005]),
@@ -101,8 +104,8 @@ METHODS: dict[str, Method] = {
         ),
         _rival(
             "dds_slerp",
-            _grid(gamma=[100.0, 300.0, 1000.0]),
-            _grid(gamma=[3.0, 10.0, 30.0]),
+            DDS_CT[1:],
+            DDS_MR[1:4],
             solver="dds",
             coupling="slerp",
             tier=1,
@@ -119,6 +122,14 @@ METHODS: dict[str, Method] = {
             _grid(data_weight=[300.0, 1000.0, 3000.0]),
             _grid(data_weight=[3.0, 10.0, 30.0, 100.0]),
             seconds=1.6,
+        ),
+        *(
+            _rival(f"dds_{coupling}", DDS_CT[1:], DDS_MR[1:4], solver="dds", coupling=coupling)
+            for coupling in ("ar1", "quadratic", "perpendicular", "regrouped")
+        ),
+        *(
+            _rival(f"ode_{update}", [{}], [{}], solver="ode", fixed={"update": update}, spread=False)
+            for update in ("dpmpp_2m", "evodiff")
         ),
         _rival("diffpir", _grid(penalty=[0.3, 1.0, 7.0, 25.0]), _grid(penalty=[0.3, 1.0, 7.0, 25.0])),
         _rival("ddnm", _grid(cg_iterations=[3, 5, 10, 20]), _grid(cg_iterations=[2, 3, 5, 10])),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.bench_results import TaskResults, read_curves, read_results
 from benchmarks.page_goals import goal_lines
-from benchmarks.page_pictures import curve_picture, picture
+from benchmarks.page_pictures import curve_picture, picture, spread_picture
 from benchmarks.page_tables import (
     conditions,
     goals_table,
@@ -32,8 +32,8 @@ Student-t intervals, calibration ratio (1 + 1/K) V / B, fair CRPS, calibration e
 sparsification error (AUSE), coverage of the 90 % interval for the means of blocks of 2, 4 and 8 voxels, mean width of
 the 90 % interval and its ratio to the oracle's: the interval m +- a s, with one constant a for all voxels, that
 covers exactly 90 %. `mean` is the mean of samples, `sample` one of them, `point` a run that is all there is. Calls
-are denoiser evaluations of a whole volume; a vector-Jacobian product counts as two. Seconds are of one core that
-shares the machine with another job, MiB the peak of the process so far.
+are denoiser evaluations of a whole volume; a vector-Jacobian product counts as two. Seconds passed while
+other jobs ran beside this one, CPU seconds are its own; MiB the peak of the process so far.
 """
 
 
@@ -42,6 +42,8 @@ def task_page(results: TaskResults, curves: TaskResults | None, command: str, do
     name = results.task.name
     lines = [f"# Bench: {name}", "", *conditions(results), "", f"Command: `{command}`", ""]
     lines += [*image_table(results), "", *spread_table(results), ""]
+    if spread_picture(results, docs / f"bench_spread_{name}.png"):
+        lines += [f"![spread](bench_spread_{name}.png)", ""]
     if picture(results, docs / f"bench_{name}.jpg"):
         lines += [f"![{name}](bench_{name}.jpg)", "", "Under every slice its absolute error.", ""]
     if curves:

@@ -94,11 +94,42 @@ def cut(array: np.ndarray, plane: int) -> np.ndarray:
     return np.take(array, array.shape[plane] // 2, axis=plane)[::-1]
 
 
+def spread_picture(results: TaskResults, out: Path) -> bool:
+    """Covered against nominal share, and error against predicted error, of the chief methods; False without any."""
+    rows = [row for row in results.of(estimates=["mean"]) if row.kind == "ours" or row.method in CHIEF]
+    rows = [row for row in rows if row.results[0].record.get("curves")]
+    if not rows:
+        return False
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for row in rows:
+        curves = row.results[0].record["curves"]
+        width = 2.5 if row.kind == "ours" else 1.2
+        nominal = sorted(curves["coverage"], key=float)
+        covered = [curves["coverage"][level] for level in nominal]
+        axes[0].plot([float(level) for level in nominal], covered, "o-", label=row.method, linewidth=width)
+        axes[1].plot(curves["calibration"]["predicted"], curves["calibration"]["actual"], ".-", linewidth=width)
+    limit = max(axes[1].get_xlim()[1], axes[1].get_ylim()[1])
+    for axis, end, labels in (
+        (axes[0], 1.0, ("nominal share", "covered share")),
+        (axes[1], limit, ("predicted error", "error, in bins of equal count")),
+    ):
+        axis.plot([0, end], [0, end], "k--", linewidth=0.8)
+        axis.set_xlabel(labels[0])
+        axis.set_ylabel(labels[1])
+        axis.grid(alpha=0.3)
+    axes[0].set_xlim(0.45, 1)
+    axes[0].legend(fontsize=8)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+    return True
+
+
 def curve_picture(results: TaskResults, out: Path) -> bool:
-    """Axial PSNR against network calls and against seconds; False where there are no points."""
+    """Axial PSNR against network calls and against CPU seconds; False where there are no points."""
     lines: dict[str, list[tuple[float, float, float]]] = {}
     for row in results.rows:
-        point = row.figure("network_calls"), row.figure("seconds"), row.figure("psnr_db", "axial")
+        point = row.figure("network_calls"), row.figure("cpu_seconds"), row.figure("psnr_db", "axial")
         lines.setdefault(row.method.rpartition("-")[0], []).append(point)
     if not lines:
         return False
@@ -107,7 +138,7 @@ def curve_picture(results: TaskResults, out: Path) -> bool:
         calls, seconds, psnr = zip(*sorted(points), strict=True)
         for axis, across in zip(axes, (calls, seconds), strict=True):
             axis.plot(across, psnr, "o-", label=name, linewidth=2.5 if name.startswith("pam") else 1.2)
-    for axis, label in zip(axes, ("network calls", "seconds"), strict=True):
+    for axis, label in zip(axes, ("network calls", "CPU seconds"), strict=True):
         axis.set_xscale("log")
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)

@@ -18,17 +18,19 @@ IMAGE_COLUMNS = (
     ("chi2", "chi2", None, 2),
     ("calls", "network_calls", None, 0),
     ("seconds", "seconds", None, 0),
+    ("CPU s", "cpu_seconds", None, 0),
     ("MiB", "peak_mem_mb", None, 0),
 )
 SPREAD_COLUMNS = (
-    *((f"cov. {level}", "coverage", level, 3) for level in ("50", "80", "90", "95")),
-    ("calibration", "calibration_ratio", None, 2),
-    ("CRPS", "crps", None, None),
-    ("UCE", "uce", None, None),
-    ("AUSE", "ause", None, 3),
-    *((f"block {size}", "block_coverage90", size, 3) for size in ("2", "4", "8")),
-    ("width 90", "width90", None, None),
-    ("width / oracle", "oracle_width_ratio", None, 2),
+    *((f"cov. {level}", f"coverage{level}", 3) for level in (50, 80, 90, 95)),
+    ("calibration", "calibration_ratio", 2),
+    ("CRPS", "crps", None),
+    ("UCE", "uce", None),
+    ("AUSE", "ause", 3),
+    ("Spearman", "spearman", 2),
+    *((f"block {side}", f"block{side}_coverage90", 3) for side in (2, 4, 8)),
+    ("width 90", "width90", None),
+    ("width / oracle", "width_ratio90", 2),
 )
 
 
@@ -63,7 +65,7 @@ def spread_table(results: TaskResults) -> Iterator[str]:
     cells = []
     for row in rows:
         samples = str(row.results[0].record["samples"])
-        cells.append([row.method, samples, *(number(row.spread(f, k), d) for _, f, k, d in SPREAD_COLUMNS)])
+        cells.append([row.method, samples, *(number(row.spread(f), d) for _, f, d in SPREAD_COLUMNS)])
     yield from table(["method", "samples", *(head for head, *_ in SPREAD_COLUMNS)], cells)
 
 
@@ -100,7 +102,7 @@ def summary_table(found: dict[str, TaskResults], plane: str) -> Iterator[str]:
                 f"[{name}](bench_{name}.md)",
                 *(best_cell(row, plane) for row in (classical, ours, chief, other)),
                 *(gain_cell(ours, row, plane) for row in (classical, rival)),
-                number(spread and spread.spread("coverage", "90"), 3),
+                number(spread and spread.spread("coverage90"), 3),
                 number(spread and spread.spread("calibration_ratio"), 2),
                 number(sample and sample.figure("z_jump"), 2),
             ]

@@ -198,7 +198,7 @@ def measured_rates(results: Path) -> dict[tuple[str, str], float]:
     found: dict[tuple[str, str], list[float]] = {}
     for path in sorted(results.glob("*/z*_seed*/*/result.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        if "failed" in record:
+        if "failed" in record or path.parent.name.startswith("."):
             continue
         z, y, x = record["shape_zyx"]
         levels = 1 if record["kind"] == "classical" else record["all_settings"].get("levels", 10)

@@ -76,6 +76,7 @@ class Run:
     estimate: Tensor
     network_calls: int
     seconds: float
+    cpu_seconds: float
     peak_mem_mb: float
 
 
@@ -94,19 +95,24 @@ def load_case(measurement: Path, prior: Path | None, seed: int, device: str) -> 
 
 def run_once(case: Case, spec: Spec, sample: int) -> Run:
     """One run of a method; classical ones ignore the number of the sample."""
+    began, cpu_began = time.perf_counter(), time.process_time()
+    estimate, calls, memory = _run(case, spec, sample)
+    return Run(estimate, calls, time.perf_counter() - began, time.process_time() - cpu_began, memory)
+
+
+def _run(case: Case, spec: Spec, sample: int) -> tuple[Tensor, int, float]:
+    """Estimate, network calls and peak memory in MiB."""
     if spec.kind == "classical":
-        began = time.perf_counter()
-        estimate = CLASSICAL[spec.solver](case.problem, spec.settings)
-        return Run(estimate, 0, time.perf_counter() - began, peak_memory_mb())
+        return CLASSICAL[spec.solver](case.problem, spec.settings), 0, peak_memory_mb()
     settings = solver_settings(spec.solver, spec.settings)
     if spec.coupling == "none":
         done = run_solver(spec.solver, case.problem, case.prior, settings, case.seed, sample)
     else:
-        from solvers.coupling import COUPLINGS
+        from solvers.coupling import find_coupling
 
-        coupling = COUPLINGS[spec.coupling]
+        coupling = find_coupling(spec.coupling)
         done = run_solver(spec.solver, case.problem, case.prior, settings, case.seed, sample, coupling=coupling)
-    return Run(done.estimate, done.network_calls, done.seconds, done.peak_mem_mb)
+    return done.estimate, done.network_calls, done.peak_mem_mb
 
 
 def fingerprint(case: Case, spec: Spec) -> str:
@@ -142,7 +148,7 @@ def is_finished(out: Path, key: str) -> bool:
 
 
 def figures(case: Case, spec: Spec, runs: list[Run], volumes: np.ndarray) -> dict[str, Any]:
-    """All figures: `estimates` by name ("point", or "mean" and "sample"), each with its cost, and `spread`."""
+    """All figures: `estimates` by name ("point", or "mean" and "sample") with their costs, `spread` and its `curves`."""
     problem, modality = case.problem, case.units.modality
 
     def estimate(volume: np.ndarray, x: Tensor, of: list[Run]) -> dict[str, Any]:
@@ -151,18 +157,20 @@ def figures(case: Case, spec: Spec, runs: list[Run], volumes: np.ndarray) -> dic
             "chi2": float(problem.chi2(x)),
             "network_calls": sum(run.network_calls for run in of),
             "seconds": sum(run.seconds for run in of),
+            "cpu_seconds": sum(run.cpu_seconds for run in of),
             "peak_mem_mb": max(run.peak_mem_mb for run in of),
         }
 
     if spec.samples < 2:
         name = "sample" if spec.samples else "point"
-        return {"estimates": {name: estimate(volumes[0], runs[0].estimate, runs)}, "spread": None}
+        return {"estimates": {name: estimate(volumes[0], runs[0].estimate, runs)}, "spread": None, "curves": None}
     mean = torch.stack([run.estimate for run in runs]).mean(0)
     found = {
         "mean": estimate(volumes.mean(0), mean, runs),
         "sample": estimate(volumes[0], runs[0].estimate, runs[:1]),
     }
-    return {"estimates": found, "spread": score_samples(volumes, case.truth, modality)}
+    spread, curves = score_samples(volumes, case.truth, modality)
+    return {"estimates": found, "spread": spread, "curves": curves}
 
 
 def write_images(case: Case, volumes: np.ndarray, folder: Path, record: dict[str, Any]) -> None:

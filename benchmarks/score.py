@@ -7,9 +7,7 @@ import numpy as np
 
 from pipeline import metrics
 from pipeline.evaluate import patient_mask, scale_of
-from pipeline.uncertainty import half_width_factor
-
-COVERAGES = (0.5, 0.8, 0.9, 0.95)
+from pipeline.uncertainty_metrics import judge
 
 
 def score_image(estimate: np.ndarray, truth: np.ndarray, modality: str) -> dict[str, Any]:
@@ -47,17 +45,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def score_samples(samples: np.ndarray, truth: np.ndarray, modality: str) -> dict[str, Any]:
-    """Figures of the spread of samples (K z y x), K >= 2, within the mask; lengths in the table's units."""
-    scale, mask = scale_of(truth, modality), patient_mask(truth, modality)
-    mean, std = samples.mean(0, dtype=np.float64), samples.std(0, ddof=1, dtype=np.float64)
-    cover = {}
-    for level in COVERAGES:
-        half = half_width_factor(len(samples), level) * std
-        cover[f"{100 * level:g}"] = metrics.coverage(mean - half, mean + half, truth, mask)
-    figures = {
-        "coverage": cover,
-        "calibration_ratio": metrics.calibration_ratio(samples, truth, mask),
-        "crps": metrics.crps(samples, truth, mask) * scale.factor,
-    }
-    return finite(figures)
+def score_samples(samples: np.ndarray, truth: np.ndarray, modality: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(figures, curves) of the spread of samples (K z y x), K >= 2, within the mask; lengths in the table's units."""
+    figures, curves = judge(samples, truth, patient_mask(truth, modality), scale_of(truth, modality).factor)
+    return finite(figures), finite(curves)

@@ -28,10 +28,14 @@ def write_tuned(path: Path, found: dict[str, dict[str, dict[str, Any]]]) -> None
 def tuned_for(
     task: Task, method: Method, tuned: dict[str, dict[str, dict[str, Any]]]
 ) -> tuple[dict[str, Any], str | None]:
-    """(searched settings, the task they were searched on): the task's own, else of the nearest searched one."""
-    for name in (task.name, *task.tuned_as):
-        if method.name in tuned.get(name, {}):
-            return tuned[name][method.name], name
+    """(searched settings, the task they were searched on): the task's own, else of the nearest searched one.
+
+    A solver with a coupling that was searched nowhere has the settings of the solver without it.
+    """
+    for key in (method.name, *([method.solver] if method.coupling != "none" else [])):
+        for name in (task.name, *task.tuned_as):
+            if key in tuned.get(name, {}):
+                return tuned[name][key], name
     return {}, None
 
 

@@ -80,7 +80,7 @@ def test_every_task_and_method_has_a_whole_result(finished):
             assert all(np.isfinite(figures["psnr_db"]["axial"]) for figures in estimates.values())
             assert (record["prior_sha256"] is None) == (record["kind"] == "classical")
             assert nibabel.load(case / method / "estimate.nii.gz").get_data_dtype() == np.int16
-    assert json.loads((folder / "results/bench/ct30/z4_seed0/dds/result.json").read_text())["spread"]["coverage"]
+    assert json.loads((folder / "results/bench/ct30/z4_seed0/dds/result.json").read_text())["spread"]["coverage90"]
 
 
 @pytest.mark.slow

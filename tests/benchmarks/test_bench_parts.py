@@ -41,7 +41,12 @@ def result(folder: Path, task: str, method: str, psnr: dict[str, float], **other
     """A result.json with the figures that goals and tables ask for."""
     kind = METHODS[method.split("-")[0]].kind
     estimates = {
-        name: {"psnr_db": {"axial": value, "coronal": value, "sagittal": value}, "z_jump": 1.0, "seconds": 1.0}
+        name: {
+            "psnr_db": {"axial": value, "coronal": value, "sagittal": value},
+            "z_jump": 1.0,
+            "seconds": 1.0,
+            "cpu_seconds": 1.0,
+        }
         | {"network_calls": others.get("calls", {}).get(name, 10)}
         for name, value in psnr.items()
     }
@@ -79,12 +84,12 @@ def test_spread_of_exchangeable_samples_is_calibrated():
     rng = np.random.default_rng(0)
     truth = body((16, 48, 48))
     draws = truth + rng.normal(0, 30, (5, *truth.shape))
-    spread = score_samples(draws[:4], draws[4], "ct")
+    spread, _ = score_samples(draws[:4], draws[4], "ct")
     assert spread["calibration_ratio"] == pytest.approx(1.0, abs=0.03)
-    for level, covered in spread["coverage"].items():
-        assert covered == pytest.approx(float(level) / 100, abs=0.02)
-    narrow = score_samples(truth + 0.3 * (draws[:4] - truth), draws[4], "ct")
-    assert narrow["coverage"]["90"] < 0.6
+    for level in (50, 80, 90, 95):
+        assert spread[f"coverage{level}"] == pytest.approx(level / 100, abs=0.02)
+    narrow, _ = score_samples(truth + 0.3 * (draws[:4] - truth), draws[4], "ct")
+    assert narrow["coverage90"] < 0.6
     assert narrow["calibration_ratio"] < 0.2
 
 
@@ -117,6 +122,7 @@ def test_ours_is_never_tuned_and_rivals_fall_back_to_the_nearest_task():
     assert tuned_for(TASKS["ct_la120"], dds, tuned) == ({"gamma": 2.0}, "ct_la90")
     assert tuned_for(TASKS["ct60"], dds, tuned) == ({"gamma": 1.0}, "ct30")
     assert tuned_for(TASKS["mr4"], dds, tuned) == ({}, None)
+    assert tuned_for(TASKS["ct8"], METHODS["dds_slerp"], tuned) == ({"gamma": 1.0}, "ct30")
     assert method_settings(TASKS["ct30"], METHODS["pam"], tuned) == ({"mode": "sample"}, None)
     settings, _ = method_settings(TASKS["ct30"], dds.at_levels(40), tuned)
     assert settings == {"gamma": 1.0, "levels": 40}
@@ -179,7 +185,7 @@ def test_what_is_wrong_with_a_config_is_one_sentence(values, words, volumes):
 def test_goals_are_missed_by_what_is_missing(tmp_path):
     result(tmp_path, "ct30", "tv", {"point": 26.0}, calls={"point": 0})
     result(tmp_path, "ct30", "pam_point", {"point": 29.0})
-    spread = {"coverage": {"90": 0.95}, "calibration_ratio": 1.0}
+    spread = {"coverage90": 0.95, "calibration_ratio": 1.0}
     calls = {"mean": 40, "sample": 10}
     result(tmp_path, "ct30", "pam", {"mean": 30.0, "sample": 28.0}, calls=calls, spread=spread)
     result(tmp_path, "ct30", "dds", {"mean": 27.5, "sample": 26.5}, calls=calls)
@@ -204,6 +210,13 @@ def test_a_quarter_of_the_calls_is_compared_at_equal_quality(tmp_path):
     assert read_results(tmp_path, 64) == {}
     lines = [line for line in goal_lines({}, read_curves(tmp_path, 64), tmp_path) if "quarter" in line.goal]
     assert [line.missed for line in lines[:2]] == pytest.approx([-1.0, 0.4])
+
+
+def test_what_a_killed_job_left_is_no_result(tmp_path):
+    result(tmp_path, "ct30", "dds", {"mean": 27.5, "sample": 26.5})
+    folder = tmp_path / "ct30" / "z64_seed0"
+    (folder / "dds").rename(folder / ".part-1-ab-dds")
+    assert read_results(tmp_path, 64) == {}
 
 
 def test_a_diverged_method_is_named_and_left_out_of_the_rows(tmp_path):
