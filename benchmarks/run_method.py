@@ -148,7 +148,7 @@ def is_finished(out: Path, key: str) -> bool:
 
 
 def figures(case: Case, spec: Spec, runs: list[Run], volumes: np.ndarray) -> dict[str, Any]:
-    """All figures: `estimates` by name ("point", or "mean" and "sample") with their costs, `spread` and its `curves`."""
+    """All figures: `estimates` by name ("point", or "mean" and "sample"), `spread` and its `curves`."""
     problem, modality = case.problem, case.units.modality
 
     def estimate(volume: np.ndarray, x: Tensor, of: list[Run]) -> dict[str, Any]:
