@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.methods import MEASURE
 from benchmarks.networks_page import write_page
 from benchmarks.series import make_series
 from models.preconditioning import denoise_slices
@@ -48,6 +47,7 @@ SIGMAS = (0.02, 0.05, 0.15, 0.4, 1.0)
 TURN_SECONDS = 15.0
 START_SIGMA = 0.3
 PAIRED_SLICES = 12
+MEASURE = {"modality": "ct", "views": 30, "noise_of_largest_ray": 0.01, "working_matrix": None}
 BASE = TrainingSettings("ct", 0.5, crop=CropSettings(size=96), warmup_steps=50, device="cpu")
 VARIANTS: dict[str, TrainingSettings] = {
     "present": BASE,
@@ -89,7 +89,7 @@ def scan(volume: Path, slices: tuple[int, int]) -> Scan:
     with tempfile.TemporaryDirectory() as folder:
         series = make_series(volume, "ct", slices, Path(folder))
         out = Path(folder) / "measurement"
-        section = json.dumps(MEASURE["ct"] | {"modality": "ct"})
+        section = json.dumps(MEASURE)
         measure.main(["--input", str(series), "--out", str(out), "--settings", section])
         problem, _ = load_problem(out)
     truth = read_training_volume(volume, "ct").slices[slice(*slices)].astype(np.float32)
