@@ -16,12 +16,12 @@ import jinja2
 
 from data.atomic import atomic_path, write_text
 from data.errors import InputError
-from pipeline import figures, report_index, report_metrics, report_page
+from pipeline import figures, report_index, report_metrics, report_page, report_uncertainty
 from pipeline.cli import json_object, main_wrapper
 from pipeline.report_series import ReportSeries, load_series
 
 ASSETS = Path(__file__).parent / "report_assets"
-SCRIPTS = ("codec.js", "viewer.js", "page.js")
+SCRIPTS = ("codec.js", "viewer.js", "readout.js", "page.js")
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
     "connect-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'"
@@ -72,6 +72,10 @@ def render_page(series: ReportSeries, max_mb: float, montage_png: bytes | None) 
             metrics_caption=report_page.metrics_caption(series),
             headlines=report_metrics.headlines(series),
             provenance=series.provenance,
+            verdicts=report_uncertainty.verdicts(series),
+            charts=report_uncertainty.charts(series),
+            plot=report_uncertainty.PLOT,
+            roles={image.role for image in series.images},
             montage=_data_uri(montage_png) if montage_png else "",
             shrunk=report_page.shrunk_sentence(series, factor),
             rounding=report_page.rounding_sentence(series),

@@ -25,7 +25,12 @@ COLUMNS = (
     Column("crps", "CRPS", ".4g", "low", "score of the whole predicted distribution; smaller is better"),
     Column("z_jump", "Slice jump", ".2f", 1.0, "change from slice to slice relative to the truth's; 1 is right"),
     Column("chi2", "Residual χ²", ".3f", None, "squared distance from the measured data in noise units; right near 1"),
-    Column("heldout_error", "Held-out error", ".3f", "low", "error on k-space that was kept from the reconstruction"),
+    Column("uce", "UCE", ".3g", "low", "mean distance of the predicted from the found error; 0 is right"),
+    Column("ause", "AUSE", ".3f", "low", "how far the order by uncertainty is from the order by error; 0 is best"),
+    Column("width90", "Width of 90 %", ".3g", None, "mean width of the 90 % interval, in the unit of RMSE"),
+    Column("width_ratio90", "Width/oracle", ".2f", 1.0, "that width over the least that would cover 90 %; 1 is right"),
+    Column("heldout_error", "Held-out error", ".3f", "low", "relative error on data kept from the reconstruction"),
+    Column("heldout_z2", "Held-out z²", ".2f", 1.0, "squared error of predicted held-out data over its expectation"),
     Column("nfe", "Network calls", ".0f", None, "passes of the volume through the prior"),
     Column("seconds", "Seconds", ".1f", None, "wall time of the method"),
     Column("peak_mem_mb", "Memory, MB", ".0f", None, "peak memory of the method"),
@@ -105,7 +110,7 @@ def headlines_of(metrics: list[dict[str, str]], shown: str) -> list[tuple[str, s
     if (value := number(first.get("coverage90", ""))) is not None:
         cards.append((f"{100 * value:.1f} %", "of voxels inside their 90 % interval", "90 % is right"))
     if (value := number(first.get("heldout_error", ""))) is not None:
-        cards.append((f"{value:.3f}", "error on held-out k-space", "smaller is better"))
+        cards.append((f"{value:.3f}", "error on held-out data", "smaller is better"))
     if (value := number(first.get("chi2", ""))) is not None:
         cards.append((f"{value:.2f}", "residual χ² against the data", "near 1 is consistent"))
     if (value := number(first.get("seconds", ""))) is not None:

@@ -16,6 +16,8 @@ CT_PRESETS = (("Lung", -600, 1500), ("Soft tissue", 40, 400), ("Bone", 400, 1800
 BODY_FIELD_MM = 300.0
 TRUNK_LENGTH_MM = 600.0
 OVERHEAD_MB = 3.0
+# Percent, and standard deviations.
+OVERLAY_STEPS = {"share": 1.0, "flag": 0.05}
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,12 @@ def opening_panels(series: ReportSeries) -> list[str]:
     return panels
 
 
+def flag_range(series: ReportSeries) -> float:
+    """Upper end of the flag's colour bar: its 99.9th percentile, rounded up, so that few places are bright."""
+    flags = series.by_role("flag")
+    return nice(float(np.percentile(flags[0].array_zyx, 99.9))) if flags else 1.0
+
+
 def steps(series: ReportSeries) -> tuple[float, float]:
     """Quantisation steps of the images and of std and interval, in physical units."""
     images = [image.array_zyx for image in series.by_role("truth", "baseline", "reconstruction")]
@@ -94,23 +102,29 @@ def steps(series: ReportSeries) -> tuple[float, float]:
     return quantisation_step(images, CT_STEP_HU if series.modality == "ct" else 0.0), quantisation_step(spreads, 0.0)
 
 
+def step_of(series: ReportSeries, role: str) -> float:
+    """Quantisation step of a volume by its role, in the volume's unit."""
+    if role in OVERLAY_STEPS:
+        return OVERLAY_STEPS[role]
+    image_step, spread_step = steps(series)
+    return spread_step if role in ("std", "lower", "upper") else image_step
+
+
 def pack_volumes(series: ReportSeries, max_mb: float) -> tuple[dict[str, str], tuple[int, int, int]]:
     """Packed text by key, and the voxels (z y x) averaged into one to keep the page under max_mb megabytes.
 
     The interval's ends travel as distances from the shown reconstruction. Raises InputError below one voxel.
     """
-    image_step, spread_step = steps(series)
+    roles = {image.role for image in series.images}
+    step = {role: step_of(series, role) for role in roles}
     shown = series.get(series.shown).array_zyx
     factor = (1, 1, 1)
     while True:
         packed = {}
         for image in series.images:
-            array, step = image.array_zyx, image_step
-            if image.role in ("lower", "upper"):
-                array, step = np.abs(array - shown), spread_step
-            elif image.role == "std":
-                step = spread_step
-            packed[image.key] = pack(block_mean(array, factor), step)
+            ends = image.role in ("lower", "upper")
+            array = np.abs(image.array_zyx - shown) if ends else image.array_zyx
+            packed[image.key] = pack(block_mean(array, factor), step[image.role])
         if sum(map(len, packed.values())) / 1e6 + OVERHEAD_MB <= max_mb:
             return packed, factor
         coarser = next_factor(factor, series.spacing_mm, series.shape_zyx)
@@ -121,15 +135,15 @@ def pack_volumes(series: ReportSeries, max_mb: float) -> tuple[dict[str, str], t
 
 def viewer_data(series: ReportSeries, factor: tuple[int, int, int]) -> dict[str, Any]:
     """The viewer's JSON: grid, volumes without their voxels, windows and ranges."""
-    image_step, spread_step = steps(series)
-    z, y, x = (-(-size // step) for size, step in zip(series.shape_zyx, factor))
+    step = {role: step_of(series, role) for role in {image.role for image in series.images}}
+    z, y, x = (-(-size // voxels) for size, voxels in zip(series.shape_zyx, factor))
     psnr = {row["method"]: row["psnr_db"] for row in series.metrics if row["plane"] == "axial" and row["psnr_db"]}
     volumes = [
         {
             "key": image.key,
             "label": image.label,
             "role": image.role,
-            "step": spread_step if image.role in ("std", "lower", "upper") else image_step,
+            "step": step[image.role],
             "note": f"{float(psnr[image.key]):.1f} dB" if image.key in psnr else "",
         }
         for image in series.images
@@ -146,7 +160,12 @@ def viewer_data(series: ReportSeries, factor: tuple[int, int, int]) -> dict[str,
         "windows": [vars(window) for window in windows(series)],
         "window": default_window(series).name,
         "surface_window": {"name": "3D", "low": 100.0, "high": 900.0},
-        "ranges": {"std": std_range(series), "error": error_range(series)},
+        "ranges": {
+            "std": std_range(series),
+            "error": error_range(series),
+            "share": 100.0,
+            "flag": flag_range(series),
+        },
         "render_3d": shows_3d(series),
         "panels": opening_panels(series),
     }

@@ -4,7 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from data.errors import InputError
 from data.nifti import read_volume
+from data.volume import Volume
 from pipeline.measurement import FILE_NAME, read_metadata
 
 METHOD_NAMES = {
@@ -19,7 +20,10 @@ METHOD_NAMES = {
     "wavelet": "L1-wavelet", "pam": "PaM", "dds": "DDS", "diffusion_mbir": "DiffusionMBIR",
     "dreamsampler": "DreamSampler", "truth": "Truth",
 }  # fmt: skip
-KIND_NAMES = {"mean": "posterior mean", "point": "point estimate", "sample": "one sample", "std": "std"}
+KIND_NAMES = {
+    "mean": "posterior mean", "point": "point estimate", "sample": "one sample", "std": "std",
+    "share": "detail from the prior", "flag": "unsupported detail", "epistemic": "std between priors",
+}  # fmt: skip
 PRIVATE_KEY = re.compile(
     r"patient|birth|accession|institution|physician|referring|station|(study|series|acquisition|content)_?(date|time)"
     r"|instance_?uid|description|source_?(file|path)|hostname|username|^files?$|^paths?$",
@@ -33,8 +37,9 @@ MAX_LIST = 8
 class Image:
     """One volume (z y x) in physical units.
 
-    role: truth | baseline | reconstruction | std | lower | upper. `key` is unique in the series and, for roles with
-    figures of merit, the `method` of metrics.tsv.
+    role: truth | baseline | reconstruction | std | lower | upper | share (percent of the detail that the data did not
+    measure) | flag (in units of its own std). `key` is unique in the series and, for roles with figures of merit, the
+    `method` of metrics.tsv.
     """
 
     key: str
@@ -48,7 +53,8 @@ class ReportSeries:
     """Volumes of one series on one grid, its figures of merit and its provenance.
 
     `shown` is the key of the reconstruction that the page opens with; `interval` the probability of lower..upper.
-    `metrics` has the rows of metrics.tsv as text; `provenance` maps a heading to (name, value) pairs.
+    `metrics` has the rows of metrics.tsv as text; `provenance` maps a heading to (name, value) pairs. Of the shown
+    solver: `curves` and `checks` as the evaluate and support stages wrote them, `conformal` as the uncertainty stage.
     """
 
     cohort: str
@@ -62,6 +68,9 @@ class ReportSeries:
     interval: float | None
     metrics: tuple[dict[str, str], ...]
     provenance: dict[str, list[tuple[str, str]]]
+    curves: dict[str, Any] = field(default_factory=dict)
+    checks: dict[str, Any] = field(default_factory=dict)
+    conformal: dict[str, Any] = field(default_factory=dict)
 
     @property
     def unit(self) -> str:
@@ -146,6 +155,9 @@ def load_series(
         interval=summary.get("interval"),
         metrics=tuple(read_metrics(folder / "metrics.tsv")),
         provenance=_provenance(folder, solvers, header),
+        curves=_read_json(folder / "uncertainty_curves.json").get(f"{solvers[0]}_mean", {}),
+        checks=_read_json(folder / "uncertainty" / solvers[0] / "checks.json"),
+        conformal=summary.get("conformal") or {},
     )
 
 
@@ -182,14 +194,24 @@ def _volumes(folder: Path, solvers: list[str], baselines: list[str]) -> Iterator
         ]
         if place == 0:
             files += [(f"{solver}_{end}", end, path) for end in ("lower", "upper") for path in summary.glob(f"{end}*")]
+            files += [
+                (f"{solver}_share", "share", summary / "support.nii.gz"),
+                (f"{solver}_flag", "flag", summary / "flag.nii.gz"),
+                (f"{solver}_epistemic", "std", summary / "epistemic.nii.gz"),
+            ]
         for key, role, path in files:
             if path.is_file():
-                yield key, method_name(key), role, read_volume(path)
+                yield key, method_name(key), role, _as_shown(role, read_volume(path))
     for name in baselines:
         yield name, method_name(name), "baseline", read_volume(folder / "baseline" / f"{name}.nii.gz")
     truth = folder / "measurement" / "truth.nii.gz"
     if truth.is_file():
         yield "truth", "Truth", "truth", read_volume(truth)
+
+
+def _as_shown(role: str, volume: Volume) -> Volume:
+    """Support as what is missing of it in percent: in every map of the page the bright places are those to doubt."""
+    return replace(volume, array_zyx=100 * (1 - volume.array_zyx)) if role == "share" else volume
 
 
 def _check_grid(folder: Path, found: list[tuple]) -> None:

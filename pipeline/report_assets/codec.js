@@ -1,6 +1,8 @@
 // Packed text to voxels and voxels to NIfTI-1; the other half of pipeline/report_volumes.py.
 
 const NIFTI_HEADER = 352;
+// Roles of volumes that have a colour map and a range of their own and can lie over an image.
+const MAP_ROLES = ["std", "share", "flag"];
 
 async function inflate(text) {
   const binary = atob(text);
@@ -89,7 +91,8 @@ class Store {
 
   kind(key) {
     if (key.startsWith("error:")) return "error";
-    return this.info.get(key).role === "std" ? "std" : "image";
+    const { role } = this.info.get(key);
+    return MAP_ROLES.includes(role) ? role : "image";
   }
 
   async nifti(key) {

@@ -8,8 +8,11 @@ const state = {
   plane: "planes",
   window: { ...data.windows.find((w) => w.name === data.window) },
   std: byRole("std")[0]?.key,
-  overlay: { opacity: 0, threshold: 0.2 * data.ranges.std },
+  overlay: { key: byRole("std")[0]?.key, opacity: 0, threshold: 0.2 },
 };
+const MAP_NAMES = { std: "Uncertainty (std)", share: "Detail from the prior", flag: "Unsupported detail" };
+const maps = MAP_ROLES.flatMap(byRole);
+const unitOf = (kind) => ({ share: "%", flag: "σ" }[kind] ?? data.unit);
 const views = [];
 
 function element(tag, properties = {}, ...children) {
@@ -33,7 +36,7 @@ function menu(key) {
   const option = (value, text) => element("option", { value, textContent: text, selected: value === key });
   const plain = (role) => byRole(role).map(({ key: k, label }) => option(k, label));
   group("Reconstruction", plain("reconstruction"));
-  group("Uncertainty", byRole("std").map(({ key: k, label }) => option(k, label.replace(/ std$/, " uncertainty (std)"))));
+  group("Uncertainty", maps.map(({ key: k, label }) => option(k, label.replace(/ std$/, " uncertainty (std)"))));
   group("Baselines", plain("baseline"));
   group("Reference", plain("truth"));
   if (byRole("truth").length) {
@@ -75,8 +78,9 @@ function toggleLarge(view, button) {
 function dress(view) {
   const kind = store.kind(view.key);
   const [low, high] = view.range();
-  const end = kind === "image" ? show(high) : `${kind === "std" ? "≥ " : ""}${show(high)}`;
-  const texts = [show(low), kind === "image" ? show((low + high) / 2) : kind === "error" ? "0" : show(high / 2), `${end} ${data.unit}`];
+  const value = kind === "flag" ? (v) => Number(v.toPrecision(2)).toString() : show;
+  const end = `${kind === "std" || kind === "flag" ? "≥ " : ""}${value(high)}`;
+  const texts = [value(low), kind === "error" ? "0" : value((low + high) / 2), `${end} ${unitOf(kind)}`];
   $(".bar i", view.root).style.background = `linear-gradient(to right, ${MAPS[kind].join(", ")})`;
   view.root.querySelectorAll(".bar span").forEach((span, i) => { span.textContent = texts[i]; });
   $(".note", view.root).textContent = kind === "image" ? store.info.get(view.key).note : "";
@@ -202,19 +206,31 @@ function controls() {
   $("#width").addEventListener("change", typed);
   setWindow(state.window);
   $("#reset").addEventListener("click", () => { views[0].reset(); link(views[0]); });
-  if (state.std) overlayControls();
+  if (maps.length) overlayControls();
   document.querySelectorAll("#table-planes input").forEach((input) => input.addEventListener("change", tablePlane));
   tablePlane();
 }
 
 function overlayControls() {
+  for (const { key, role, label } of maps) {
+    const first = key === byRole(role)[0].key;
+    if (first || role === "std") $("#overlay-map").append(element("option", { value: key, textContent: first ? MAP_NAMES[role] : label }));
+  }
   const update = () => {
+    state.overlay.key = $("#overlay-map").value;
     state.overlay.opacity = Number($("#opacity").value) / 100;
-    state.overlay.threshold = (Number($("#threshold").value) / 100) * data.ranges.std;
+    state.overlay.threshold = Number($("#threshold").value) / 100;
+    const kind = store.kind(state.overlay.key);
+    const low = state.overlay.threshold * data.ranges[kind];
     $("#opacity-text").textContent = state.overlay.opacity ? `${$("#opacity").value} %` : "off";
-    $("#threshold-text").textContent = `${show(state.overlay.threshold)} ${data.unit}`;
+    $("#threshold-text").textContent = `${kind === "flag" ? Number(low.toPrecision(2)) : show(low)} ${unitOf(kind)}`;
     views.forEach((view) => guard(view.overlay()));
   };
+  // Choosing a map is asking to see it.
+  $("#overlay-map").addEventListener("change", () => {
+    if (!Number($("#opacity").value)) $("#opacity").value = 60;
+    update();
+  });
   $("#opacity").addEventListener("input", update);
   $("#threshold").addEventListener("input", update);
   update();
@@ -225,41 +241,6 @@ function tablePlane() {
   if (!chosen) return;
   document.querySelectorAll("#metrics tbody tr").forEach((row) => { row.hidden = row.dataset.plane !== chosen; });
   document.querySelectorAll("#metrics .plane").forEach((cell) => { cell.hidden = true; });
-}
-
-let reading = 0;
-
-// Values of every image under the crosshair, and whether the truth lies in the interval.
-async function readout(view) {
-  const turn = ++reading;
-  const [i, j, k] = view.voxel();
-  const at = i + data.shape_xyz[0] * (j + data.shape_xyz[1] * k);
-  const value = async (key) => (await store.get(key))[at] * store.step(key);
-  const mm = data.affine.slice(0, 3).map((row) => row[0] * i + row[1] * j + row[2] * k + row[3]);
-  const side = (v, [plus, minus]) => `${v >= 0 ? plus : minus} ${Math.abs(v).toFixed(1)}`;
-  const items = [["Position, mm", `${side(mm[0], "RL")}  ${side(mm[1], "AP")}  ${side(mm[2], "SI")}`], ["Voxel", `${i}, ${j}, ${k}`]];
-  const name = ({ label }) => label.replace(" posterior mean", " mean").replace(" point estimate", " point");
-  for (const volume of [...byRole("truth"), ...byRole("baseline"), ...byRole("reconstruction")]) {
-    items.push([name(volume), `${show(await value(volume.key))} ${data.unit}`]);
-  }
-  if (state.std) items.push(["Uncertainty (std)", `± ${show(await value(state.std))} ${data.unit}`]);
-  const [lower, upper] = [byRole("lower")[0], byRole("upper")[0]];
-  if (lower && upper) items.push(await interval(value, lower.key, upper.key));
-  if (turn !== reading) return;
-  $("#readout").replaceChildren(...items.map(([term, text, style]) => element(
-    "div", {}, element("dt", { textContent: term }), element("dd", { textContent: text, className: style ?? "" }),
-  )));
-}
-
-async function interval(value, lower, upper) {
-  const centre = await value(data.shown);
-  const [low, high] = [centre - (await value(lower)), centre + (await value(upper))];
-  const term = `${Math.round(100 * (data.interval ?? 0.9))} % interval`;
-  const text = `${show(low)} to ${show(high)} ${data.unit}`;
-  if (!store.info.has("truth")) return [term, text];
-  const truth = await value("truth");
-  const inside = truth >= low && truth <= high;
-  return [term, `${text}, truth ${inside ? "inside ✓" : "outside ✗"}`, inside ? "inside" : "outside"];
 }
 
 function fail(error) {

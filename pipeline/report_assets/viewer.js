@@ -4,10 +4,12 @@ const SLICE = { axial: 0, coronal: 1, sagittal: 2, render: 4 };
 const MAPS = {
   image: ["#000000", "#ffffff"],
   std: ["#000004", "#1f0c48", "#550f6d", "#88226a", "#ba3655", "#e35933", "#f98e09", "#f9cb35", "#fcffa4"],
+  share: ["#05090b", "#0d2c33", "#155159", "#1f7a74", "#3fa394", "#8fd0b6", "#e6ffe9"],
+  flag: ["#0a0508", "#3a0c24", "#7d1440", "#c22457", "#f0567a", "#ff9fb0", "#ffe6e6"],
   error: ["#9fd6ff", "#3f9be6", "#1c4f8a", "#0b0d10", "#8a4413", "#ec8a2b", "#ffdca8"],
 };
 
-const ALPHA = { image: 1, std: 0.35 };
+const ALPHA = { image: 1, std: 0.35, share: 0.35, flag: 0.35 };
 const CAMERA = { azimuth: 155, elevation: 28, scale: 1.25 };
 
 function channel(colours, at) {
@@ -78,7 +80,7 @@ function planeTiles(data, width, height) {
 class View {
   // root: the element to fill; store: volumes; state: what all views share (window, plane, overlay).
   constructor(root, store, state) {
-    Object.assign(this, { root, store, state, key: null });
+    Object.assign(this, { root, store, state, key: null, laid: null });
     this.canvas = root.querySelector("canvas");
     this.nv = new niivue.Niivue(OPTIONS);
   }
@@ -118,6 +120,7 @@ class View {
     this.quietly(() => {
       const position = this.nv.volumes.length ? [...this.nv.scene.crosshairPos] : null;
       while (this.nv.volumes.length) this.nv.removeVolumeByIndex(this.nv.volumes.length - 1);
+      this.laid = null;
       this.nv.addVolume(image);
       if (position) this.nv.scene.crosshairPos = position;
       this.layout();
@@ -126,13 +129,13 @@ class View {
   }
 
   takesOverlay(key) {
-    return Boolean(this.state.std) && key === this.store.data.shown;
+    return Boolean(this.state.overlay.key) && key === this.store.data.shown;
   }
 
   setRange(image, kind) {
-    const { std, error } = this.store.data.ranges;
     const { low, high } = this.state.window;
-    [image.cal_min, image.cal_max] = { std: [0, std], error: [-error, error], image: [low, high] }[kind];
+    const end = this.store.data.ranges[kind];
+    [image.cal_min, image.cal_max] = kind === "image" ? [low, high] : [kind === "error" ? -end : 0, end];
   }
 
   range() {
@@ -140,25 +143,32 @@ class View {
     return [volume.cal_min, volume.cal_max];
   }
 
-  // Applies the shared window to an image; std and error keep their own range.
+  // Applies the shared window to an image; the other kinds keep their own range.
   window() {
     if (!this.nv.volumes.length || this.store.kind(this.key) !== "image") return;
     this.setRange(this.nv.volumes[0], "image");
     this.nv.updateGLVolume();
   }
 
-  // Lays std over the shown reconstruction; the second volume exists only once the overlay has been asked for.
+  // Lays the chosen map over the shown reconstruction; its volume exists only once the overlay has been asked for.
   async overlay() {
-    const { opacity, threshold } = this.state.overlay;
+    const { opacity, key: map } = this.state.overlay;
     if (!this.takesOverlay(this.key) || (!opacity && this.nv.volumes.length < 2)) return;
     const key = this.key;
-    const { std } = this.store.data.ranges;
-    const volume = this.nv.volumes[1] ?? (await this.image(this.state.std, "sw-std", opacity));
-    if (this.key !== key) return;
+    const kind = this.store.kind(map);
+    const laid = this.laid === map ? this.nv.volumes[1] : null;
+    const volume = laid ?? (await this.image(map, `sw-${kind}`, opacity));
+    if (this.key !== key || this.state.overlay.key !== map) return;
+    const end = this.store.data.ranges[kind];
     volume.colormapType = 1;
     volume.opacity = this.state.overlay.opacity;
-    [volume.cal_min, volume.cal_max] = [Math.max(threshold, 1e-6 * std), std];
-    this.quietly(() => (this.nv.volumes.length < 2 ? this.nv.addVolume(volume) : this.nv.updateGLVolume()));
+    [volume.cal_min, volume.cal_max] = [Math.max(this.state.overlay.threshold, 1e-6) * end, end];
+    this.quietly(() => {
+      if (volume === this.nv.volumes[1]) return this.nv.updateGLVolume();
+      while (this.nv.volumes.length > 1) this.nv.removeVolumeByIndex(this.nv.volumes.length - 1);
+      this.laid = map;
+      return this.nv.addVolume(volume);
+    });
   }
 
   layout() {

@@ -13,7 +13,24 @@ from pipeline.report import main
 SHAPE_ZYX = (12, 36, 40)
 AFFINE = np.array([[-10.0, 0, 0, 200], [0, -10.0, 0, 180], [0, 0, 5.0, -30], [0, 0, 0, 1]])
 STD, HALF = 20.0, 50.0
+SUPPORT = 0.63
 LABELS = ("c", "s", "n")
+CHECKS = {
+    "chi2": [0.9, 1.1],
+    "heldout": {"z2": 4.2, "coverage90": 0.61, "noise_share": 0.3, "count": 900},
+    "epistemic_share": 0.3,
+}
+COVERAGE = {"0.5": 0.52, "0.8": 0.79, "0.9": 0.91, "0.95": 0.94}
+CURVES = {
+    "samples": 4,
+    "coverage": COVERAGE,
+    "calibration": {"uce": 3.1, "predicted": [2.0, 10.0, 60.0], "actual": [3.0, 12.0, 55.0], "counts": [9, 9, 9]},
+    "blocks": {
+        "2": {"blocks": 90, "coverage": COVERAGE, "calibration_ratio": 1.0},
+        "4": {"blocks": 20, "coverage": {level: value - 0.2 for level, value in COVERAGE.items()}},
+        "8": {"blocks": 0, "coverage": dict.fromkeys(COVERAGE)},
+    },
+}
 
 
 def phantom(offset: float, scale: float = 1.0) -> np.ndarray:
@@ -23,7 +40,9 @@ def phantom(offset: float, scale: float = 1.0) -> np.ndarray:
     return (np.where(inside, 40 + 4 * x - 2 * y + 6 * z + offset, -1000.0) * scale).astype(np.float32)
 
 
-def make_series(folder: Path, modality: str = "ct", truth: bool = True, affine: np.ndarray = AFFINE, **extra) -> dict:
+def make_series(
+    folder: Path, modality: str = "ct", truth: bool = True, affine: np.ndarray = AFFINE, checks: dict = CHECKS, **extra
+) -> dict:
     """Write the folder; returns its volumes (z y x) by the page's keys. extra: added to run.json."""
     lift = 1000.0 if modality == "mr" else 0.0
     arrays = {
@@ -32,6 +51,7 @@ def make_series(folder: Path, modality: str = "ct", truth: bool = True, affine: 
         "pam_mean": phantom(6) + lift,
         "truth": phantom(0) + lift,
         "pam_std": np.full(SHAPE_ZYX, STD, np.float32),
+        "pam_flag": np.linspace(0, 5, SHAPE_ZYX[2], dtype=np.float32) * np.ones(SHAPE_ZYX, np.float32),
     }
     for name in ("fbp", "tv"):
         write_volume(folder / f"baseline/{name}.nii.gz", arrays[name], affine)
@@ -41,6 +61,10 @@ def make_series(folder: Path, modality: str = "ct", truth: bool = True, affine: 
     write_volume(summary / "std.nii.gz", arrays["pam_std"], affine)
     write_volume(summary / "lower90.nii.gz", arrays["pam_mean"] - HALF, affine)
     write_volume(summary / "upper90.nii.gz", arrays["pam_mean"] + HALF, affine)
+    write_volume(summary / "support.nii.gz", np.full(SHAPE_ZYX, SUPPORT, np.float32), affine)
+    write_volume(summary / "flag.nii.gz", arrays["pam_flag"], affine)
+    (summary / "checks.json").write_text(json.dumps(checks))
+    (folder / "uncertainty_curves.json").write_text(json.dumps({"pam_mean": CURVES}))
     (summary / "uncertainty.json").write_text(json.dumps({"interval": 0.9, "samples": 4}))
     run = folder / "reconstruct/pam"
     run.mkdir(parents=True)

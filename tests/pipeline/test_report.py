@@ -16,10 +16,10 @@ from hypothesis.extra import numpy as arrays_of
 from PIL import Image
 
 from data.nifti import write_volume
-from pipeline import figures, report_metrics, report_page, report_volumes
+from pipeline import figures, report_metrics, report_page, report_uncertainty, report_volumes
 from pipeline.report import ASSETS, main
 from pipeline.report_series import flatten, load_series
-from tests.pipeline.report_series_builder import AFFINE, LABELS, SHAPE_ZYX, make_results, make_series, run_page
+from tests.pipeline.report_series_builder import AFFINE, LABELS, SHAPE_ZYX, SUPPORT, make_results, make_series, run_page
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&"
 
@@ -103,6 +103,85 @@ def test_banner_and_metrics_are_on_the_page(results):
         assert words in text
 
 
+def test_what_can_be_believed_is_said_in_words_and_drawn(results):
+    html = (results / "reports/c_s_n.html").read_text(encoding="utf-8")
+    text = Elements(html).text
+    for words in (
+        "Can its uncertainty be believed?",
+        "as closely as their noise allows (residual χ² 1.00",
+        "take the uncertainty for too small (z² 4.20, 1 is right; their 90 % intervals hold 61 %",
+        "Two priors differ by 30 % of the total variance",
+        "91.0 % of the voxels lie in their 90 % interval, as stated.",
+        "cubes of 4 voxels a side lie in their 90 % interval 71 % of the time, less than stated",
+    ):
+        assert words in text, words
+    lights = [
+        a["class"] for tag, a in Elements(html).tags if tag == "li" and a.get("class") in report_uncertainty.WORDS
+    ]
+    assert lights == ["good", "bad", "care", "good", "bad"]
+    assert [tag for tag, _ in Elements(html).tags].count("svg") >= 3
+
+
+def test_lights_follow_the_figures():
+    light = report_uncertainty.light
+    limits = report_uncertainty.RATIO_LIMITS
+    found = [light(value, limits) for value in (1.0, 2.0, 0.4, 5.0, 0.1, float("nan"))]
+    assert found == ["good", "care", "care", "bad", "bad", "unknown"]
+
+
+@pytest.mark.parametrize(
+    ("heldout", "light", "words"),
+    [
+        ({"z2": 1.1, "coverage90": 0.9, "noise_share": 0.2}, "good", "to within what they and the noise allow"),
+        ({"z2": 1.0, "coverage90": 0.9, "noise_share": 0.99}, "unknown", "cannot judge the samples"),
+        ({"z2": 9.0, "coverage90": 0.3, "noise_share": 0.99}, "bad", "too small"),
+        ({"z2": 0.5, "coverage90": 0.99, "noise_share": 0.1}, "care", "too large"),
+        (None, "unknown", "nothing tests it"),
+    ],
+)
+def test_held_out_data_are_judged_in_plain_words(tmp_path, heldout, light, words):
+    make_series(tmp_path / "n", checks={"heldout": heldout})
+    series = load_series(tmp_path / "n", LABELS)
+    verdict = next(v for v in report_uncertainty.verdicts(series) if v.title == "Prediction of unseen data")
+    assert verdict.light == light
+    assert words in verdict.sentence
+
+
+def test_charts_put_values_where_their_axes_say(tmp_path):
+    make_series(tmp_path / "n")
+    coverage, calibration, blocks = report_uncertainty.charts(load_series(tmp_path / "n", LABELS))
+    ticks = {text: place for place, text in coverage.y_ticks}
+    x, y, text = coverage.dots[2]
+    assert text == "90 % interval: 91.0 % of voxels"
+    assert x == pytest.approx({text: place for place, text in coverage.x_ticks}["90 %"])
+    assert (ticks["0 %"] - y) / (ticks["0 %"] - ticks["100 %"]) == pytest.approx(0.91)
+    # Where the prediction is right the dot lies on the dashed line; here it is above, then below.
+    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in calibration.lines[0][1].split())
+    above = [y < y0 + (x - x0) / (x1 - x0) * (y1 - y0) for x, y, _ in calibration.dots]
+    assert above == [True, True, False]
+    assert [text for _, text in blocks.x_ticks] == ["1", "2", "4", "8"]
+    assert len(blocks.dots) == 4 * 3
+
+
+def test_maps_are_bright_where_doubt_is_due_and_keep_their_values(tmp_path):
+    volumes = make_series(tmp_path / "n")
+    series = load_series(tmp_path / "n", LABELS)
+    np.testing.assert_allclose(series.get("pam_share").array_zyx, 100 * (1 - SUPPORT), rtol=1e-5)
+    packed, factor = report_page.pack_volumes(series, 40)
+    step = report_page.step_of(series, "flag")
+    shown = report_volumes.unpack(packed["pam_flag"], SHAPE_ZYX, step)
+    assert np.abs(shown - volumes["pam_flag"]).max() <= 0.51 * step
+    assert report_page.viewer_data(series, factor)["ranges"]["flag"] >= 5
+
+
+def test_a_page_without_the_support_stage_is_a_page(tmp_path):
+    make_series(tmp_path / "n")
+    for name in ("support.nii.gz", "flag.nii.gz", "checks.json", "../../uncertainty_curves.json"):
+        (tmp_path / "n/uncertainty/pam" / name).unlink()
+    assert run_page(tmp_path / "n", tmp_path / "page.html") == 0
+    assert "Can its uncertainty be believed?" not in (tmp_path / "page.html").read_text()
+
+
 def test_hostile_names_stay_text(tmp_path):
     labels = (f"co{HOSTILE}", f"st{HOSTILE}", f"se{HOSTILE}")
     make_series(tmp_path / "n", note=HOSTILE, **{f"key{HOSTILE}": 1})
@@ -115,8 +194,9 @@ def test_hostile_names_stay_text(tmp_path):
     assert not [tag for tag, attributes in elements.tags if any(name.startswith("on") for name in attributes)]
     assert [attributes["src"][:10] for tag, attributes in elements.tags if tag == "img"] == ["data:image"]
     assert all(label in elements.text for label in labels)
+    kinds = ("mean", "std", "lower", "upper", "share", "flag")
     volumes = [attributes["data-volume"] for tag, attributes in elements.tags if "data-volume" in attributes]
-    assert sorted(volumes) == sorted(["fbp", "tv", nasty, "pam_mean", "pam_std", "pam_lower", "pam_upper", "truth"])
+    assert sorted(volumes) == sorted(["fbp", "tv", nasty, "truth", *(f"pam_{kind}" for kind in kinds)])
 
 
 def test_nothing_of_a_patient_or_a_user_reaches_the_page(tmp_path):

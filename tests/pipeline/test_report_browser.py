@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline import report_page
-from tests.pipeline.report_series_builder import HALF, SHAPE_ZYX, STD, make_results
+from tests.pipeline.report_series_builder import HALF, SHAPE_ZYX, STD, SUPPORT, make_results
 
 BROWSER_FLAGS = [
     "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-quic",
@@ -80,6 +80,7 @@ def test_ct_page_in_a_browser(results, open_page):
     check_values(page, results[1])
     check_linked_crosshair(page)
     check_linked_pan(page)
+    check_overlays(page, results[1])
     page.locator(".view select").nth(0).select_option("truth")
     settle(page)
     assert "Truth" in page.locator(".view canvas").nth(0).get_attribute("aria-label")
@@ -106,8 +107,31 @@ def check_values(page, volumes: dict) -> None:
     for name, key in values.items():
         assert abs(float(read[name].removesuffix(" HU").replace(",", "")) - volumes[key][k, j, i]) <= 1.0
     assert read["Uncertainty (std)"] == f"± {STD:.0f} HU"
+    assert read["Detail from the prior"] == f"{100 * (1 - SUPPORT):.0f} %"
+    assert abs(float(read["Unsupported detail"].removesuffix(" σ")) - volumes["pam_flag"][k, j, i]) < 0.11
     mean = volumes["pam_mean"][k, j, i]
     assert read["90 % interval"].startswith(f"{mean - HALF:.0f} to {mean + HALF:.0f} HU, truth inside")
+
+
+def check_overlays(page, volumes: dict) -> None:
+    """Each map can lie over the reconstruction, changes the picture, and is alone with the image."""
+    choice = page.locator("#overlay-map")
+    assert choice.locator("option").all_inner_texts() == [
+        "Uncertainty (std)", "Detail from the prior", "Unsupported detail"
+    ]  # fmt: skip
+    seen = [pixels(page, 1)]
+    for key in ("pam_flag", "pam_share", "pam_std"):
+        choice.select_option(key)
+        settle(page)
+        assert page.evaluate("sliceweave.views[1].nv.volumes.length") == 2
+        assert page.evaluate("[sliceweave.views[1].laid, sliceweave.state.overlay.key]") == [key, key]
+        assert all(np.abs(pixels(page, 1) - before).mean() > 1 for before in seen)
+        seen.append(pixels(page, 1))
+    page.locator("#opacity").fill("0")
+    settle(page)
+    assert np.abs(pixels(page, 1) - seen[0]).mean() < 1
+    shown = np.array(page.evaluate("async () => Array.from(await sliceweave.store.get('pam_flag'))"))
+    assert np.abs(shown.reshape(SHAPE_ZYX) * 0.05 - volumes["pam_flag"]).max() <= 0.026
 
 
 def check_linked_crosshair(page) -> None:
