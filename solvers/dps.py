@@ -25,7 +25,7 @@ class DpsSettings(GuidedSettings):
     """zeta: largest move toward the data in one level, root mean square over voxels in units of prior.sigma_data."""
 
     levels: int = 100
-    zeta: float = 0.1
+    zeta: float = 0.03
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -27,9 +27,9 @@ class SitcomSettings(GuidedSettings):
     weight: lambda, pull of the input towards x. stop_chi2: a level ends once D(v) explains the data that well.
     """
 
-    levels: int = 15
+    levels: int = 10
     inner_steps: int = 5
-    learning_rate: float = 0.05
+    learning_rate: float = 0.02
     weight: float = 0.01
     stop_chi2: float = 1.0
 

