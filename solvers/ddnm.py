@@ -53,11 +53,9 @@ def ddnm(
     x' = (sigma'^2 / sigma^2) x + a x^ + (sqrt(a) sigma' (I - P) + gamma P) z             (eq. 18)
     gamma^2 = a sigma'^2 - (a lambda s)^2
 
-    so that the noise s that A^+ carries into x' and the fresh noise add up to the ancestral sampler's. This is the
-    paper's method where all singular values of A that are not zero are equal. Approximate elsewhere: s, the standard
-    deviation of A^+ n, is one number, measured on a draw of n, where the paper has sigma_y / s_i in the i-th singular
-    direction; and A^+ is CG on A^H W A v = A^H W b from 0, regularised by stopping, weighted by the noise. After the
-    last level lambda is 0: the estimate is the denoised volume.
+    Exact where all singular values of A but zeros are equal. Approximate elsewhere: s, the standard deviation of A^+ n,
+    is one number, measured on a draw of n (the paper: sigma_y / s_i in direction i); A^+ is CG on A^H W A v = A^H W b
+    from 0, regularised by stopping. After the last level lambda is 0: the estimate is the denoised volume.
     """
     c = coupling_coefficient(problem.spacing_mm[0], settings.noise_length_mm)
     sigmas = karras_levels(settings.sigma_max or problem.sigma_init, settings.sigma_min, settings.levels)
@@ -78,12 +76,11 @@ def ddnm(
         a = 1 - (sigma_next / sigma) ** 2
         budget, carried = sqrt(a) * sigma_next, a * spread
         weight = min(1.0, budget / carried) if carried > 0 else 1.0
-        x = h + weight * inverse(problem.y - problem.A(h)) if weight > 0 else h
-        noisy = x
+        x = noisy = h + weight * inverse(problem.y - problem.A(h)) if weight > 0 else h
         if sigma_next > 0:
             z, gamma = noise(level + 1), sqrt(max(0.0, budget**2 - (weight * carried) ** 2))
-            fresh = budget * z - (budget - gamma) * inverse(problem.A(z)) if carried > 0 else budget * z
-            noisy = (1 - a) * state.x + a * x + fresh
+            held = (budget - gamma) * inverse(problem.A(z)) if carried > 0 else 0.0
+            noisy = (1 - a) * state.x + a * x + budget * z - held
         state = State(level + 1, noisy, x, state.extra, state.network_calls + 1)
         yield state
 
