@@ -25,8 +25,8 @@ class BenchConfig:
     samples, rival_samples  of ours and of the rivals; rivals much dearer than ours get two at most
     rest_tasks            tasks on which the rivals beyond the chief ones run
     curves, curve_slices, curve_levels   tasks (or none) on which ours and the chief rivals run at several levels
-    jobs                  one job a task and: methods (each its own), groups (classical, ours, chief, rest), tasks (one)
-    order                 methods: ours and the baselines of all tasks first; tasks: one task after the other
+    jobs                  what shares a process: methods (nothing but classical ones), groups (ours; chief), tasks (all)
+    order                 methods: ours, baselines, chief rivals, each first on the tasks of goals; tasks: one by one
     ct_prior, mr_prior    folders of the priors
     tune_ct, tune_mr, tune_ct_slab, tune_mr_slab, tune_tasks   training patients that the target `tune` searches on
     tuned                 file of the settings found

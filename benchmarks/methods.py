@@ -81,13 +81,13 @@ DDS_MR = _grid(gamma=[1.0, 3.0, 10.0, 30.0, 100.0])
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("pam_point", "ours", "pam", {"mode": "point"}, spread=False, seconds=3.5, tier=0),
-        Method("pam", "ours", "pam", {"mode": "sample"}, seconds=3.3, tier=0),
+        Method("pam_point", "ours", "pam", {"mode": "point"}, spread=False, seconds=4.0, tier=0),
+        Method("pam", "ours", "pam", {"mode": "sample"}, seconds=4.0, tier=0),
         _classical("fbp", 0.2, {"ct": [{"filter": "ramlak"}, {"filter": "hann"}, {"filter": "hann", "cutoff": 0.5}]}),
         _classical("cgls", 0.7, {"ct": _grid(iterations=[10, 20, 40, 80])}),
         _classical("zero_filled", 0.2, {"mr": [{}]}),
-        _classical("cg_sense", 2.0, {"mr": _grid(weight=[1e-4, 1e-3, 1e-2, 1e-1])}),
-        _classical("wavelet", 8.0, {"mr": _grid(weight=[10.0, 30.0, 100.0, 300.0])}),
+        _classical("cg_sense", 3.0, {"mr": _grid(weight=[1e-4, 1e-3, 1e-2, 1e-1])}),
+        _classical("wavelet", 11.0, {"mr": _grid(weight=[10.0, 30.0, 100.0, 300.0])}),
         _classical(
             "tv",
             25.0,

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.bench_config import BenchConfig
 from benchmarks.methods import Method
 from benchmarks.settings import method_settings, read_tuned
-from benchmarks.tasks import MEGAVOXELS, TASKS, Task
+from benchmarks.tasks import GOAL_TASKS, MEGAVOXELS, TASKS, Task
 from data.errors import InputError
 
 START_SECONDS = 15.0
@@ -112,7 +112,7 @@ class Plan:
                     if task.modality in method.modalities and (method.tier < 2 or task.name in rest):
                         groups.setdefault(self._group(method), []).append(method)
                 for order, (group, members) in enumerate(groups.items()):
-                    rank = self._rank(members[0].tier, place, order)
+                    rank = self._rank(task, members[0].tier, place, order)
                     yield self._job(task, self.config.slices, seed, group, members, rank)
 
     def _curves(self) -> Iterator[Job]:
@@ -126,18 +126,24 @@ class Plan:
                     group = f"curve_{name}" if self.config.jobs == "methods" else "curves"
                     groups.setdefault(group, []).extend(chosen[name].at_levels(count) for count in levels)
             for order, (group, members) in enumerate(groups.items()):
-                yield self._job(task, self.config.curve_slices, seed, group, members, self._rank(1, place, 100 + order))
+                yield self._job(
+                    task, self.config.curve_slices, seed, group, members, self._rank(task, 1, place, 100 + order)
+                )
 
     def _group(self, method: Method) -> str:
         """The job that a method belongs to: processes that share the time it takes to start."""
         if self.config.jobs == "tasks":
             return "all"
-        if self.config.jobs == "methods" and method.kind != "classical":
+        if method.kind == "classical":
+            return "classical"
+        if self.config.jobs == "methods" or method.tier > 1:
             return method.name
-        return method.kind if method.kind != "rival" else ("chief" if method.tier == 1 else "rest")
+        return "chief" if method.kind == "rival" else "ours"
 
-    def _rank(self, tier: int, place: int, order: int) -> tuple[int, ...]:
-        return (place, tier, order) if self.config.order == "tasks" else (tier, place, order)
+    def _rank(self, task: Task, tier: int, place: int, order: int) -> tuple[int, ...]:
+        """By tasks, or by tier: chief rivals on the goals' tasks, then ours and the baselines on the other tasks."""
+        stage = (0, 1, 4)[tier] + (2 if tier < 2 and task.name not in GOAL_TASKS else 0)
+        return (place, tier, order) if self.config.order == "tasks" else (stage, place, order)
 
     def _job(self, task: Task, slices: int, seed: int, group: str, members: list[Method], rank: tuple[int, ...]) -> Job:
         specs = tuple(self.spec(task, method) for method in members)
