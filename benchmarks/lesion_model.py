@@ -39,6 +39,14 @@ class MatchedFilter:
         padded = np.pad(np.asarray(volume, dtype=np.float64), margins, mode="edge")
         return signal.fftconvolve(padded, self.weights[::-1, ::-1, ::-1], mode="valid")
 
+    def at(self, volume: np.ndarray, place: Sequence[int]) -> float:
+        """The amplitude at one voxel."""
+        rows = [
+            np.arange(i - s // 2, i + s // 2 + 1).clip(0, n - 1)
+            for i, s, n in zip(place, self.weights.shape, volume.shape)
+        ]
+        return float((volume[np.ix_(*rows)] * self.weights).sum())
+
 
 def blurred_ball(distance_mm: np.ndarray, radius_mm: float, edge_mm: float) -> np.ndarray:
     """Indicator of a ball convolved with an isotropic Gaussian of standard deviation b, at a distance r of its centre:

@@ -22,6 +22,8 @@ from benchmarks.lesion_model import (
 )
 from benchmarks.lesion_places import CONTRASTS, DIAMETERS_MM, Phantom, has_room
 
+BACKGROUND_PLACES = 200
+
 
 @dataclass(frozen=True)
 class Blob:
@@ -63,8 +65,23 @@ class Scene:
     def responses(self, volume: np.ndarray) -> dict[float, np.ndarray]:
         return {diameter: f.amplitude(volume) for diameter, f in self.filters.items()}
 
+    @cached_property
+    def true_responses(self) -> dict[str, dict[float, np.ndarray]]:
+        return {name: self.responses(getattr(self.phantom, name)) for name in ("changed", "original")}
 
-def lesion_rows(scene: Scene, changed: np.ndarray, original: np.ndarray, places: int) -> list[dict[str, object]]:
+    @cached_property
+    def true_blobs(self) -> dict[tuple[str, int], list[Blob]]:
+        """Structures of the changed truth by tissue and sign."""
+        true = self.true_responses["changed"]
+        return {(t, sign): blobs(self, true, t, sign) for t in self.masks for sign in self.signs(t)}
+
+    @cached_property
+    def background(self) -> dict[tuple[str, float], tuple[np.ndarray, ...]]:
+        """Places without a lesion by tissue and diameter, the same for all methods."""
+        return {(t, d): background_places(self, t, d, BACKGROUND_PLACES) for t in self.masks for d in DIAMETERS_MM}
+
+
+def lesion_rows(scene: Scene, changed: np.ndarray, original: np.ndarray) -> list[dict[str, object]]:
     """One row an inserted lesion and a removed structure, for the reconstructions (z y x) of both measurements.
 
     recovery  difference of the filter's response between the two reconstructions over that between the two truths
@@ -73,7 +90,7 @@ def lesion_rows(scene: Scene, changed: np.ndarray, original: np.ndarray, places:
     cnr       response less the background's mean, over the background's standard deviation
     """
     pairs = {name: scene.responses(volume) for name, volume in (("changed", changed), ("original", original))}
-    truths = {name: scene.responses(getattr(scene.phantom, name)) for name in pairs}
+    truths = scene.true_responses
     rows = []
     for item in (*scene.phantom.lesions, *scene.phantom.removals):
         inserted = isinstance(item, Lesion)
@@ -81,7 +98,7 @@ def lesion_rows(scene: Scene, changed: np.ndarray, original: np.ndarray, places:
         holder, place, sign = "changed" if inserted else "original", item.centre, np.sign(item.contrast)
         true = truths["changed"][diameter][place] - truths["original"][diameter][place]
         found = pairs["changed"][diameter][place] - pairs["original"][diameter][place]
-        background = sign * pairs[holder][diameter][background_places(scene, item.tissue, diameter, places)]
+        background = sign * pairs[holder][diameter][scene.background[item.tissue, diameter]]
         here = sign * pairs[holder][diameter][place]
         spread = background.std(ddof=1) if background.size > 1 else np.nan
         rows.append(
@@ -100,7 +117,8 @@ def lesion_rows(scene: Scene, changed: np.ndarray, original: np.ndarray, places:
 
 
 def background_places(scene: Scene, tissue: str, diameter_mm: float, count: int) -> tuple[np.ndarray, ...]:
-    """Indices of up to `count` places where a lesion of this size would fit and none is; the same for all methods."""
+    """Indices of up to `count` places where a lesion of this size would fit and none is; empty where there is no
+    room."""
     taken = [item.centre for item in (*scene.phantom.lesions, *scene.phantom.removals)]
     room = has_room(scene.masks[tissue], diameter_mm, scene.spacing_mm)
     free = np.ones(room.shape, bool)
@@ -134,14 +152,14 @@ def structures(scene: Scene, changed: np.ndarray) -> dict[str, dict[str, list[Bl
     A blob is false (missed) where the truth (the reconstruction) does not respond with half the threshold within one
     radius and a pixel of it.
     """
-    here, true = scene.responses(changed), scene.responses(scene.phantom.changed)
+    here, true = scene.responses(changed), scene.true_responses["changed"]
     out: dict[str, dict[str, list[Blob]]] = {}
     for tissue in scene.masks:
         sorted_blobs: dict[str, list[Blob]] = {"correct": [], "false": [], "missed": []}
         for sign in scene.signs(tissue):
             for blob in blobs(scene, here, tissue, sign):
                 sorted_blobs["correct" if _responds(scene, true, blob, tissue, sign) else "false"].append(blob)
-            for blob in blobs(scene, true, tissue, sign):
+            for blob in scene.true_blobs[tissue, sign]:
                 if not _responds(scene, here, blob, tissue, sign):
                     sorted_blobs["missed"].append(blob)
         out[tissue] = sorted_blobs
@@ -181,13 +199,12 @@ def response_auc(scene: Scene, found: Mapping[str, Mapping[str, list[Blob]]], sa
 
     score = sd_k(a(x_k)) / (| |a(mean)| - T/2 | + T/10): whether the samples leave open if there is a structure at all.
     """
-    stacks = {d: np.stack([f.amplitude(sample) for sample in samples]) for d, f in scene.filters.items()}
     values: dict[bool, list[float]] = {True: [], False: []}
     for tissue, by_kind in found.items():
         limit = scene.threshold(tissue)
         for kind, chosen in by_kind.items():
             for blob in chosen:
-                draws = stacks[blob.diameter_mm][(slice(None), *blob.place)]
+                draws = np.array([scene.filters[blob.diameter_mm].at(sample, blob.place) for sample in samples])
                 open_question = draws.std(ddof=1) / (abs(abs(draws.mean()) - limit / 2) + limit / 10)
                 values[kind != "correct"].append(float(open_question))
     return auc(np.array(values[True]), np.array(values[False]))

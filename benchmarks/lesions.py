@@ -42,7 +42,6 @@ from solvers.null_space import support_maps
 ROOT = Path(__file__).parent.parent
 METHODS = ("tv", "dds", "diffusion_mbir", "pam", "pam_point")
 STATES = ("original", "changed")
-BACKGROUND_PLACES = 200
 VALUE_OF = {"pam_point": "pam"}
 
 
@@ -148,7 +147,7 @@ def judge(scene: Scene, case: Case, stacks: dict[str, Tensor], spread: Tensor | 
     images = {state: case.units.to_physical(stack.mean(0)) for state, stack in stacks.items()}
     found = structures(scene, images["changed"])
     record: dict[str, Any] = {
-        "lesions": lesion_rows(scene, images["changed"], images["original"], BACKGROUND_PLACES),
+        "lesions": lesion_rows(scene, images["changed"], images["original"]),
         "structures": {t: {kind: len(b) for kind, b in by_kind.items()} for t, by_kind in found.items()},
         "searched_cm3": {tissue: volume_cm3(scene.room(tissue), scene.spacing_mm) for tissue in scene.masks},
         "warning": {},
@@ -196,9 +195,7 @@ def run_task(plan: Plan, task: Task, phantom: Phantom, series: dict[str, Path], 
         "prior_sha256": cases["changed"].prior_sha256,
         "machine": machine(),
         "command": command(plan),
-        "truth_structures": {
-            t: len(by_kind["correct"]) for t, by_kind in structures(scene, scene.phantom.changed).items()
-        },
+        "truth_structures": {t: sum(len(scene.true_blobs[t, sign]) for sign in scene.signs(t)) for t in scene.masks},
         "methods": records,
     }
     write_text(here / "result.json", json.dumps(summary, indent=1) + "\n")

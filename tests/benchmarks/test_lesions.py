@@ -86,6 +86,9 @@ def test_the_filter_measures_contrast_and_ignores_level_and_slope(diameter):
     volume = insert(5.0 * z - 3.0 * y + 2.0 * x + 700, [lesion], SPACING)
     assert f.amplitude(volume)[lesion.centre] == pytest.approx(-73.0, rel=1e-3)
     assert np.abs(f.amplitude(np.full(SHAPE, 123.0))).max() < 1e-6
+    response = f.amplitude(volume)
+    for place in [(8, 40, 28), (0, 3, 95), (15, 95, 0)]:
+        assert f.at(volume, place) == pytest.approx(response[place], abs=1e-6)
 
 
 def test_the_filters_response_to_white_noise_has_the_variance_of_least_squares():
@@ -146,9 +149,9 @@ def test_recovery_is_one_for_the_truth_zero_when_lost_and_the_share_that_is_kept
     truth, plain = scene.phantom.changed, scene.phantom.original
     half = plain + 0.5 * (truth - plain)
     for image, expected in ((truth, 1.0), (half, 0.5), (plain, 0.0)):
-        rows = lesion_rows(scene, image, plain, 50)
+        rows = lesion_rows(scene, image, plain)
         assert [row["recovery"] for row in rows] == pytest.approx([expected, expected], abs=1e-6)
-    rows = lesion_rows(scene, truth, plain, 50)
+    rows = lesion_rows(scene, truth, plain)
     assert [row["detection"] for row in rows] == [1.0, 1.0]
     assert min(row["cnr"] for row in rows) > 10
 
@@ -159,7 +162,7 @@ def test_a_lost_lesion_is_detected_by_chance_alone():
     lesions = [Lesion(place, 4.0, 400.0, "lung") for place in places]
     scene = scene_with(lesions)
     noisy = scene.phantom.original + generator.normal(0, 100, SHAPE)
-    values = [row["detection"] for row in lesion_rows(scene, noisy, noisy, 100)]
+    values = [row["detection"] for row in lesion_rows(scene, noisy, noisy)]
     assert np.mean(values) == pytest.approx(0.5, abs=4 * np.sqrt(1 / 12 / len(values)))
 
 
@@ -167,8 +170,8 @@ def test_a_removed_structure_that_comes_back_counts_as_not_recovered():
     before = insert(thorax(), [NODULE], SPACING)
     removal = Removal(NODULE.centre, 8.0, 400.0, "lung")
     scene = scene_with(removals=[removal], original=before, changed=thorax())
-    assert lesion_rows(scene, before, before, 20)[0]["recovery"] == pytest.approx(0)
-    right = lesion_rows(scene, scene.phantom.changed, before, 20)[0]
+    assert lesion_rows(scene, before, before)[0]["recovery"] == pytest.approx(0)
+    right = lesion_rows(scene, scene.phantom.changed, before)[0]
     assert right["recovery"] == pytest.approx(1)
     assert right["kind"] == "removed"
     assert right["detection"] == 1.0
