@@ -2,8 +2,8 @@
 
     python -m benchmarks.measured_prior --volumes FOLDER --held-out lungfcp --work FOLDER
 
-Every volume of the folder gives a slab of a few slices on a coarse grid, measured from few views that start at an angle of
-its own. The clean volumes are used to simulate the measurements and to score the held-out patient, never to learn from.
+Every volume of the folder gives a slab of a few slices on a coarse grid, measured from few views that start at an angle
+of its own. The clean volumes simulate the measurements and score the held-out patient; nothing is learnt from them.
 Writes docs/results/measured_prior.json, from which `python -m benchmarks.adaptation` writes the page.
 """
 

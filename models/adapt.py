@@ -39,8 +39,8 @@ class LowRank(nn.Module):
 def make_adaptable(network: SliceNetwork, kind: str, rank: int, generator: torch.Generator) -> list[nn.Parameter]:
     """Freezes the network and returns the parameters that are left to train.
 
-    "low_rank": a rank-`rank` update of every convolution. "last_layers": the last up-sampling block and what follows it.
-    ValueError for another kind.
+    "low_rank": a rank-`rank` update of every convolution. "last_layers": the last up-sampling block and what follows
+    it. ValueError for another kind.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
@@ -79,7 +79,7 @@ def restore(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
 def denoise_slab(
     prior: SlicePrior, x: Tensor, slab: slice, sigma: float, spacing_mm: tuple[float, float, float]
 ) -> Denoised:
-    """Mean and variance of some slices of x (z y x) = clean + sigma * noise, differentiable in the network's parameters.
+    """Mean and variance of some slices of x (z y x) = clean + sigma * noise, differentiable in the network's weights.
 
     The same numbers as `prior.denoise` gives for those slices under noise that is independent along z.
     """

@@ -1,10 +1,10 @@
 """Adapts a prior to the study at hand, from its measurement alone, and writes it as a prior of its own.
 
-    python -m pipeline.adapt --measurement DIR --prior DIR --out FOLDER --settings JSON
+    python -m pipeline.adapt --measurement DIR --prior DIR --out FOLDER --config configs/train/adapt.yaml
 
-For studies that lie outside what the prior has seen. A part of the measured views or k-space lines is kept back and says
-whether, and how far, adapting helped; when it did not, the written prior is the one that came in. Every later stage takes
-the written folder like any other prior.
+For studies that lie outside what the prior has seen. A part of the measured views or k-space lines is kept back and
+says whether, and how far, adapting helped; when it did not, the written prior is the one that came in. Every later
+stage takes the written folder like any other prior.
 """
 
 import argparse
@@ -18,15 +18,18 @@ from typing import Any
 from tqdm import tqdm
 
 from data.atomic import atomic_directory
+from data.errors import InputError
 from models.prior import CARD, WEIGHTS, SlicePrior, load_prior
 from models.release import card_text
-from pipeline.cli import json_object, main_wrapper
+from pipeline.cli import main_wrapper
 from pipeline.machine import choose_device
 from pipeline.measurement import FILE_NAME, file_digest, read_metadata
 from pipeline.problem import load_problem
+from pipeline.sections import section_of
 from pipeline.settings import build
 from solvers.adaptation import AdaptationSettings, Adapted, adapt
 from solvers.draws import Draws
+from solvers.settings import SettingsError
 
 LIMITS = "Adapted to one study from its own measurement: it is meant for that study alone. "
 
@@ -63,7 +66,10 @@ def run(measurement: Path, prior_folder: Path, out: Path, section: dict[str, Any
     """Adapts and writes; the settings are AdaptationSettings with `seed` and `device` beside them."""
     section = dict(section)
     seed, device = int(section.pop("seed", 0)), choose_device(section.pop("device", "auto"))
-    settings = build(AdaptationSettings, section, "adapt")
+    try:
+        settings = build(AdaptationSettings, section, "adapt")
+    except SettingsError as error:
+        raise InputError(f"adapt: {error}") from error
     metadata = read_metadata(measurement / FILE_NAME)
     prior = load_prior(prior_folder, device)
     prior.check_fits(metadata["modality"], metadata["spacing_mm"][2])
@@ -80,9 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--measurement", type=Path, required=True, help="folder with measurement.safetensors")
     parser.add_argument("--prior", type=Path, required=True, help="folder of the prior to start from")
     parser.add_argument("--out", type=Path, required=True, help="folder of the adapted prior, replaced whole")
-    parser.add_argument("--settings", default="{}", help="JSON object of AdaptationSettings, seed, device")
+    parser.add_argument(
+        "--config", type=Path, help="YAML file with a section `adapt`: AdaptationSettings, seed, device"
+    )
+    parser.add_argument("--settings", default="{}", help="JSON object of the same keys; wins over the file")
     arguments = parser.parse_args(argv)
-    result = run(arguments.measurement, arguments.prior, arguments.out, json_object(arguments.settings))
+    section = section_of(arguments.config, "adapt", arguments.settings)
+    result = run(arguments.measurement, arguments.prior, arguments.out, section)
     errors = ", ".join(f"{value:.3g}" for value in result.heldout_chi2)
     print(f"held-out error by round: {errors}; kept round {result.best_round}")
     return 0

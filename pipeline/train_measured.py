@@ -1,6 +1,7 @@
 """Learns a slice prior from measurements alone: no clean volume is seen at any point.
 
-    python -m pipeline.train_measured --measurements DIR [DIR ...] --out FOLDER --state FOLDER --settings JSON
+    python -m pipeline.train_measured --measurements DIR [DIR ...] --out FOLDER --state FOLDER \\
+        --config configs/train/measured_ct.yaml
 
 Expectation maximisation (Rozet et al., NeurIPS 2024, "Learning diffusion priors from observations by expectation
 maximization", algorithm 1; the aim is that of Tewari et al., NeurIPS 2023). Round 0 trains the network on classical
@@ -36,9 +37,10 @@ from models.training import (
     train_step,
 )
 from models.volumes import TrainingVolume
-from pipeline.cli import json_object, main_wrapper
+from pipeline.cli import main_wrapper
 from pipeline.measurement import FILE_NAME, file_digest, read_metadata, read_tensors, write_tensors
 from pipeline.problem import load_problem
+from pipeline.sections import section_of
 from pipeline.settings import build, require_choice, require_range
 from pipeline.train import parse_settings
 from solvers.classical.registry import CLASSICAL
@@ -46,9 +48,9 @@ from solvers.problem import Problem
 from solvers.run import run_solver
 
 LIMITS = (
-    "Research software, not a medical device. Learnt from undersampled measurements without any clean volume: its errors "
-    "on the card are against its own posterior samples of held-out measurements, not against a truth, and its error "
-    "variance is not calibrated on patients."
+    "Research software, not a medical device. Learnt from undersampled measurements without any clean volume: its "
+    "errors on the card are against its own posterior samples of held-out measurements, not against a truth, and its "
+    "error variance is not calibrated on patients."
 )
 
 
@@ -171,7 +173,7 @@ def learn(learning: Learning, state: TrainingState) -> TrainingState:
 
 
 def read_studies(folders: list[Path], modality: str) -> list[Study]:
-    """The measurements as problems; InputError for another modality, equal names or measurements that are all alike."""
+    """The measurements as problems; InputError for another modality or equal names."""
     names = [folder.name for folder in folders]
     if len(set(names)) != len(names):
         raise InputError("--measurements: two folders have the same name; rename one.")
@@ -231,13 +233,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--measurements", type=Path, nargs="+", required=True, help="folders that `measure` wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder of the prior, replaced whole")
     parser.add_argument("--state", type=Path, required=True, help="folder of the resumable state")
-    parser.add_argument("--settings", required=True, help="JSON object of MeasuredSettings")
+    parser.add_argument("--config", type=Path, help="YAML file with a section `train_measured`: MeasuredSettings")
+    parser.add_argument("--settings", default="{}", help="JSON object of the same keys; wins over the file")
     arguments = parser.parse_args(argv)
-    settings = build(MeasuredSettings, json_object(arguments.settings), "train_measured")
+    section = section_of(arguments.config, "train_measured", arguments.settings)
+    settings = build(MeasuredSettings, section, "train_measured")
     learning, held = prepare(arguments.measurements, settings, arguments.state)
     torch.manual_seed(learning.training.seed)
     state = learn(learning, load_state(new_state(learning.training), arguments.state))
-    command = f"python -m pipeline.train_measured --measurements ... --settings '{arguments.settings}'"
+    command = f"python -m pipeline.train_measured --measurements ... --settings '{json.dumps(asdict(settings))}'"
     write_prior(learning, state, held, arguments.out, command)
     return 0
 

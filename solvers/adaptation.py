@@ -1,9 +1,9 @@
 """Self-supervised adaptation of a slice prior to one study, through its operator: no truth anywhere.
 
 Barbano et al. 2023 ("Steerable conditional diffusion for out-of-distribution adaptation in medical image
-reconstruction", arXiv:2308.14409) tune low-rank updates of the network by |y - A D(x_sigma)|^2 within the sampler. Here
-reconstruction and tuning alternate as in expectation maximisation, both on a part of the measured samples; the rest says
-when to stop.
+reconstruction", arXiv:2308.14409) tune low-rank updates of the network by |y - A D(x_sigma)|^2 within the sampler.
+Here reconstruction and tuning alternate as in expectation maximisation, both on a part of the measured samples; the
+rest says when to stop.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def adapt(
 
     One step at noise level sigma, on a slab of the reconstruction x^ with h = D(x^ + sigma n):
     loss = a |h - x^|^2 / c_out^2 + b |h - P(h)|^2 / c_out^2 + the variance head's likelihood of h - x^,
-    P(h) = a few CG steps of argmin_x |x - h|^2 / (2 V) + |y - A x|^2_W / 2, V the predicted variance: the gradient of b's
-    term is that of the measurement consistency |y - A h|^2_W, preconditioned by the network's own error.
+    P(h) = a few CG steps of argmin_x |x - h|^2 / (2 V) + |y - A x|^2_W / 2, V the predicted variance: the gradient of
+    b's term is that of the measurement consistency |y - A h|^2_W, preconditioned by the network's own error.
     """
     fit, test = split_measurement(problem, settings.held_out, draws)
     parameters = make_adaptable(prior.network, settings.kind, settings.rank, draws.generator("adapt", "init"))
