@@ -5,8 +5,9 @@
 Every series is an ingested volume of a patient that the prior was not trained on; tasks are its measurements. For point
 estimates PaM is run and, at every noise level, the squared error of the denoised volume against the truth is compared
 with the predicted variance: their ratio, averaged over tasks in the logarithm, is the table r2_scale["point"]. Two
-passes, since the ratio shapes the path; then one factor is chosen by PSNR. For samples, whose path is that of white
-noise, one number serves all levels: the one at which spread equals error, (1 + 1/K) V / B = 1.
+passes, since the ratio shapes the path; then one factor, the correlation of the error (card `error`) and the factor
+again are chosen by PSNR. For samples, whose path is that of white noise, one number serves all levels: the one at which
+spread equals error, (1 + 1/K) V / B = 1.
 """
 
 import argparse
@@ -33,7 +34,9 @@ from pipeline.problem import load_problem
 from solvers.problem import Problem
 from solvers.run import run_solver
 
-FACTORS = {"point": (0.5, 1.0, 2.0, 4.0), "sample": (1.0, 2.0, 4.0)}
+FACTORS = {"point": (0.5, 1.0, 2.0, 4.0), "sample": (1.0, 2.0, 4.0, 8.0)}
+# Correlation lengths of the denoiser's error; the first is where the fit starts.
+ERRORS = tuple({"length_mm": length, "pixels": pixels} for length in (0.0, 6.0) for pixels in (1.0, 2.0))
 PASSES = 2
 GRID = tuple(float(s) for s in np.geomspace(0.02, 1.5, 12))
 
@@ -52,6 +55,7 @@ class RecordingPrior:
 
     def __init__(self, prior: SlicePrior, truth: Tensor):
         self.prior, self.truth = prior, truth
+        self.card = prior.card
         self.rows: list[tuple[float, float, float]] = []
 
     def denoise(self, x, sigma, spacing_mm, noise_correlation=0.0) -> Denoised:
@@ -116,28 +120,67 @@ def score(task: Task, estimates: list[Tensor], purpose: str) -> float:
     return float(torch.log((1 + 1 / len(estimates)) * spread / error))
 
 
-def fit(
-    prior: SlicePrior, tasks: list[Task], settings: dict[str, Any], purpose: str, samples: int, bar: tqdm
-) -> dict[str, Any]:
-    """r2_scale of one purpose on GRID, before its factor, with the factor and the scores it was chosen by."""
-    table: dict[str, Any] = {"sigma": list(GRID), "scale": [1.0] * len(GRID)}
-    prior.card.setdefault("r2_scale", {})[purpose] = table
-    for _ in range(PASSES if purpose == "point" else 0):
-        recorders = [RecordingPrior(prior, task.truth) for task in tasks]
-        for task, recorder in zip(tasks, recorders, strict=True):
-            run_solver("pam", task.problem, recorder, settings | {"mode": purpose, "trust": 1.0})
-            bar.update()
-        table = prior.card["r2_scale"][purpose] = fit_table([recorder.rows for recorder in recorders])
-    count = samples if purpose == "sample" else 1
-    scores: dict[float, list[float]] = {}
-    for factor in FACTORS[purpose]:
-        chosen = settings | {"mode": purpose, "trust": factor}
-        scores[factor] = []
-        for task in tasks:
-            estimates = [run_solver("pam", task.problem, prior, chosen, sample=k).estimate for k in range(count)]
-            scores[factor].append(score(task, estimates, purpose))
-            bar.update(count)
-    return table | {"factor": best_factor(scores, purpose), "scores": {str(k): v for k, v in scores.items()}}
+@dataclass
+class Fit:
+    """A calibration under way: runs PaM on every task and keeps what was tried."""
+
+    prior: SlicePrior
+    tasks: list[Task]
+    settings: dict[str, Any]
+    samples: int
+    bar: tqdm
+
+    def mean_scores(self, purpose: str, factor: float) -> list[float]:
+        """Score of every task with the card as it is and r^2 times `factor`."""
+        chosen = self.settings | {"mode": purpose, "trust": factor}
+        scores = []
+        for task in self.tasks:
+            count = self.samples if purpose == "sample" else 1
+            estimates = [run_solver("pam", task.problem, self.prior, chosen, sample=k).estimate for k in range(count)]
+            scores.append(score(task, estimates, purpose))
+            self.bar.update(count)
+        return scores
+
+    def trajectory_table(self) -> dict[str, Any]:
+        """r2_scale["point"] on GRID along the paths that the card as it is leads to."""
+        recorders = [RecordingPrior(self.prior, task.truth) for task in self.tasks]
+        for task, recorder in zip(self.tasks, recorders, strict=True):
+            run_solver("pam", task.problem, recorder, self.settings | {"mode": "point", "trust": 1.0})
+            self.bar.update()
+        return fit_table([recorder.rows for recorder in recorders])
+
+    def point(self) -> dict[str, Any]:
+        """Table, factor and error correlation of point estimates; the correlation goes onto the prior's card."""
+        card = self.prior.card
+        card["error"] = dict(ERRORS[0])
+        card["r2_scale"] = {"point": {"sigma": list(GRID), "scale": [1.0] * len(GRID)}}
+        for _ in range(PASSES):
+            card["r2_scale"]["point"] = self.trajectory_table()
+        scores = {factor: self.mean_scores("point", factor) for factor in FACTORS["point"]}
+        factor = best_factor(scores, "point")
+        errors = {json.dumps(ERRORS[0]): scores[factor]}
+        for error in ERRORS[1:]:
+            card["error"] = dict(error)
+            errors[json.dumps(error)] = self.mean_scores("point", factor)
+        card["error"] = json.loads(max(errors, key=lambda name: float(np.mean(errors[name]))))
+        if card["error"] != ERRORS[0]:
+            again = (factor / 2, factor, factor * 2)
+            scores = {f: self.mean_scores("point", f) for f in again}
+            factor = best_factor(scores, "point")
+        kept = {"factor": factor, "scores": {str(k): v for k, v in scores.items()}, "errors": errors}
+        return card["r2_scale"]["point"] | kept
+
+    def sample(self) -> dict[str, Any]:
+        """One factor for all levels of samples."""
+        table = {"sigma": list(GRID), "scale": [1.0] * len(GRID)}
+        self.prior.card["r2_scale"]["sample"] = table
+        scores = {factor: self.mean_scores("sample", factor) for factor in FACTORS["sample"]}
+        return table | {"factor": best_factor(scores, "sample"), "scores": {str(k): v for k, v in scores.items()}}
+
+    def runs(self) -> int:
+        """Solver runs at most."""
+        point = PASSES + len(FACTORS["point"]) + len(ERRORS) - 1 + 3
+        return len(self.tasks) * (point + self.samples * len(FACTORS["sample"]))
 
 
 def best_factor(scores: dict[float, list[float]], purpose: str) -> float:
@@ -166,9 +209,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     samples = settings.get("samples", 4)
     with tempfile.TemporaryDirectory() as folder:
         tasks = load_tasks(arguments.series, settings["measure"], prior.modality, Path(folder))
-        total = len(tasks) * (PASSES + len(FACTORS["point"]) + samples * len(FACTORS["sample"]))
-        with tqdm(total=total, unit="run", desc="calibrate") as bar:
-            fitted = {p: fit(prior, tasks, settings.get("pam", {}), p, samples, bar) for p in ("point", "sample")}
+        fit = Fit(prior, tasks, settings.get("pam", {}), samples, tqdm(unit="run", desc="calibrate"))
+        fit.bar.total = fit.runs()
+        fitted = {"point": fit.point(), "sample": fit.sample()}
+        fit.bar.close()
     card = prior.card | {"r2_scale": {purpose: settled(table) for purpose, table in fitted.items()}}
     card["calibration"] = {"settings": settings, "series": [path.parent.name for path in arguments.series]}
     with atomic_path(arguments.prior / CARD) as part:

@@ -10,7 +10,10 @@ Written in v the system's eigenvalues are at least 1 and unmeasured directions s
 preconditioning that conjugate gradients need for perturbed right-hand sides.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,7 +21,10 @@ from torch import Tensor
 from solvers.conjugate_gradient import conjugate_gradient
 from solvers.draws import Draws
 from solvers.problem import Problem
-from solvers.slice_coupling import ar1_draw, ar1_draw_adjoint
+from solvers.slice_coupling import ar1_draw, ar1_draw_adjoint, coupling_coefficient
+
+if TYPE_CHECKING:
+    from models.prior import SlicePrior
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,17 @@ class ErrorModel:
             if c > 0:
                 x = ar1_draw_adjoint(x.movedim(axis, 0), c).movedim(0, axis)
         return x
+
+
+def error_correlation(
+    problem: Problem, prior: SlicePrior, length_mm: float | None, pixels: float | None
+) -> tuple[float, float, float]:
+    """Lag-1 correlation (z, y, x) of the denoiser's error; what is null is the card's `error`, white without one."""
+    card = prior.card.get("error", {})
+    length_mm = card.get("length_mm", 0.0) if length_mm is None else length_mm
+    pixels = card.get("pixels", 0.0) if pixels is None else pixels
+    in_slice = coupling_coefficient(1.0, pixels)
+    return coupling_coefficient(problem.spacing_mm[0], length_mm), in_slice, in_slice
 
 
 def correct(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from models.prior import SlicePrior
-from solvers.correction import ErrorModel, correct
+from solvers.correction import ErrorModel, correct, error_correlation
 from solvers.draws import Draws
 from solvers.problem import Problem
 from solvers.schedule import karras_levels
@@ -27,8 +27,8 @@ class PamSettings:
     trust               factor on the predicted error variance on top of the prior's own calibration
     residual_share      point only: share of the last correction's error variance that is told to the network as noise
     noise_length_mm     sample only: correlation length of the re-noise along z (0: independent slices)
-    error_length_mm     correlation length of the denoiser's error along z (0: independent slices)
-    error_pixels        correlation length of the denoiser's error in the slice, in pixels (0: white)
+    error_length_mm     correlation length of the denoiser's error along z; 0: white, null: the prior's card
+    error_pixels        correlation length of the denoiser's error in the slice; 0: white, null: the prior's card
     cg_iterations, cg_tolerance   of every correction
     """
 
@@ -39,10 +39,10 @@ class PamSettings:
     trust: float = 1.0
     residual_share: float = 1.0
     noise_length_mm: float = 4.0
-    error_length_mm: float = 6.0
-    error_pixels: float = 1.0
+    error_length_mm: float | None = None
+    error_pixels: float | None = None
     cg_iterations: int = 30
-    cg_tolerance: float = 1e-3
+    cg_tolerance: float = 1e-2
 
 
 def pam(
@@ -58,10 +58,7 @@ def pam(
     """
     sample = settings.mode == "sample"
     noise_c = coupling_coefficient(problem.spacing_mm[0], settings.noise_length_mm) if sample else 0.0
-    error_c = (
-        coupling_coefficient(problem.spacing_mm[0], settings.error_length_mm),
-        *(2 * (coupling_coefficient(1.0, settings.error_pixels),)),
-    )
+    error_c = error_correlation(problem, prior, settings.error_length_mm, settings.error_pixels)
     sigmas = karras_levels(
         settings.sigma_max or problem.sigma_init, settings.sigma_min or SIGMA_MIN[settings.mode], settings.levels
     )

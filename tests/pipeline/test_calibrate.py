@@ -1,18 +1,22 @@
 """Fit of the error scale along reconstructions."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from models.denoised import Denoised
-from pipeline.calibrate import GRID, RecordingPrior, Task, best_factor, body, fit_table, score, settled
+from pipeline.calibrate import ERRORS, GRID, Fit, RecordingPrior, Task, best_factor, body, fit_table, score, settled
+from tests.solvers.problems import make_problem, stationary_prior
 
 
 class OffsetPrior:
     """Denoiser whose error is exactly twice the standard deviation that it predicts."""
 
     def __init__(self, truth):
-        self.truth = truth
+        self.truth, self.card = truth, {}
 
     def denoise(self, x, sigma, spacing_mm, noise_correlation=0.0):
         return Denoised(self.truth + 2 * sigma, torch.full_like(self.truth, sigma**2))
@@ -65,3 +69,17 @@ def test_factor_maximises_psnr_or_balances_spread():
     assert best_factor({0.5: [20.0], 1.0: [22.0], 2.0: [21.0]}, "point") == 1.0
     assert best_factor({0.5: [-1.0], 2.0: [1.0]}, "sample") == pytest.approx(1.0, rel=1e-3)
     assert settled({"sigma": [1.0], "scale": [2.0], "factor": 1.5})["scale"] == [3.0]
+
+
+def test_fit_keeps_the_best_of_what_it_tried():
+    prior = stationary_prior((12, 12), 0.5, 1.5)
+    problem, truth = make_problem((6, 12, 12), 60, 0.05, prior)
+    with tqdm(disable=True) as bar:
+        fit = Fit(prior, [Task("t", problem, truth)], {"levels": 3, "cg_iterations": 10}, 3, bar)
+        point, sample = fit.point(), fit.sample()
+    best = {name: scores[0] for name, scores in point["errors"].items()}
+    assert len(best) == len(ERRORS)
+    assert json.dumps(prior.card["error"]) == max(best, key=best.get)
+    assert point["scores"][str(point["factor"])][0] == max(scores[0] for scores in point["scores"].values())
+    spread = [sample["scores"][str(factor)][0] for factor in sorted(map(float, sample["scores"]))]
+    assert spread == sorted(spread)
