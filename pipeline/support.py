@@ -84,10 +84,13 @@ def heldout_check(heldout: HeldOut, samples: Tensor, interval: float = 0.9) -> d
     Every datum y_i, each real component by itself, has the prediction mean_i with variance v_i = s_i^2 (1 + 1/K) + n_i:
     spread of the samples' predictions and noise.
 
-    z2            sum w_i (y_i - mean_i)^2 / sum w_i v_i with w_i = 1 / n_i: 1 when right, above when the samples are
-                  too sure; pooled, because a ratio of single variances from few samples has no mean
+    z2            sum (y_i - mean_i)^2 / sum v_i: 1 when right, above when the samples are too sure; pooled, because the
+                  ratio of single variances from few samples has no mean
     coverage90    share of y_i inside mean_i +- t sqrt(v_i), t with Welch-Satterthwaite degrees of freedom
-    noise_share   sum w_i n_i / sum w_i v_i: near 1 the check sees noise alone and says little of the samples
+    worst_share   share that the worst hundredth of the y_i has in sum (y_i - mean_i)^2 / v_i; a tenth or so when errors
+                  are spread evenly, near 1 when one place is wrong
+    noise_share   sum n_i / sum v_i: near 1 the check sees noise alone and says little of the samples
+    count         data that were predicted
     """
     draws = samples.shape[0]
     predicted = torch.stack([_parts(heldout.A(sample)) for sample in samples])
@@ -103,11 +106,13 @@ def heldout_check(heldout: HeldOut, samples: Tensor, interval: float = 0.9) -> d
     freedom = ((draws - 1) * (variance / spread.clamp_min(1e-30)).square()).clamp(max=1e9)
     limit = stats.t.ppf(0.5 + interval / 2, freedom.cpu().numpy())
     inside = error2.sqrt().cpu().numpy() <= limit * variance.sqrt().cpu().numpy()
-    total = float((weights * variance).sum())
+    scores = (error2 / variance).sort(descending=True).values
+    worst = scores[: -(-scores.numel() // 100)]
     return {
-        "z2": float((weights * error2).sum()) / total,
+        "z2": float(error2.sum() / variance.sum()),
         f"coverage{100 * interval:g}": float(inside.mean()),
-        "noise_share": float((weights * noise).sum()) / total,
+        "worst_share": float(worst.sum() / scores.sum().clamp_min(1e-30)),
+        "noise_share": float(noise.sum() / variance.sum()),
         "count": int(inside.size),
     }
 

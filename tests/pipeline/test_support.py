@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from data.nifti import read_volume
+from data.errors import InputError
+from data.nifti import read_volume, write_volume
 from data.volume import Volume
 from models.gaussian import GaussianPrior
 from pipeline import support
+from pipeline.measure import measure
 from pipeline.measure_ct import hold_out_views, simulate_ct
 from pipeline.measure_mr import hold_out_kspace, simulate_mr
 from pipeline.measurement import unpack_kspace, write_measurement, write_tensors
@@ -64,6 +66,14 @@ def test_data_of_noise_alone_say_nothing_of_the_samples_and_the_check_says_so():
     check = support.heldout_check(*heldout_world(torch.float32, 4, 0.3, 20.0))
     assert check["z2"] == pytest.approx(1, abs=0.15)
     assert check["noise_share"] > 0.99
+
+
+def test_one_wrong_place_has_the_largest_share():
+    heldout, samples = heldout_world(torch.float32, 8, 1.0, 0.1)
+    assert support.heldout_check(heldout, samples)["worst_share"] < 0.25
+    y = heldout.y.clone()
+    y[3, :4] += 100 * y.std()
+    assert support.heldout_check(HeldOut(heldout.A, y, heldout.weights), samples)["worst_share"] > 0.9
 
 
 def test_places_without_weight_are_left_out():
@@ -135,6 +145,31 @@ def test_simulated_kspace_lines_are_held_out_where_asked_for(tmp_path):
     assert bool((weights[problem.weights > 0] == 0).all())
 
 
+@pytest.mark.parametrize(
+    ("section", "heldout"),
+    [
+        ({"modality": "ct", "working_matrix": 24, "views": 12, "holdout_views": 2}, "heldout_line_integrals"),
+        ({"modality": "ct", "working_matrix": 24, "views": 12}, None),
+        ({"modality": "mr", "coils": 2, "acceleration": 2, "holdout_fraction": "1e-1"}, "heldout_mask"),
+        ({"modality": "mr", "coils": 2, "acceleration": 2}, None),
+    ],
+)
+def test_nothing_simulated_is_held_out_unless_the_config_asks(tmp_path, section, heldout):
+    volume = disc_volume(64, 1000.0 if section["modality"] == "mr" else 0.0)
+    write_volume(tmp_path / "volume.nii.gz", volume.array_zyx, volume.affine)
+    measurement, _ = measure(tmp_path, section)
+    found = [name for name in measurement.tensors if name.startswith("heldout")]
+    assert (heldout in found) if heldout else not found
+
+
+@pytest.mark.parametrize("count", [11, -1, "many"])
+def test_too_many_views_held_out_are_refused(tmp_path, count):
+    volume = disc_volume()
+    write_volume(tmp_path / "volume.nii.gz", volume.array_zyx, volume.affine)
+    with pytest.raises(InputError, match="holdout_views"):
+        measure(tmp_path, {"modality": "ct", "working_matrix": 24, "views": 12, "holdout_views": count})
+
+
 def reconstruct_by_hand(folder, problem, units, samples: torch.Tensor) -> None:
     """The files that the reconstruct stage leaves, for samples in prior units."""
     shared = {"affine": units.affine.tolist(), "modality": units.modality, "units": units.name, "solver": "pam"}
@@ -167,7 +202,7 @@ def test_the_stage_writes_maps_checks_and_the_spread_between_priors(tmp_path, mo
     assert 20 < total < 60
     checks = json.loads((tmp_path / "u/checks.json").read_text())
     assert len(checks["chi2"]) == 3
-    assert set(checks["heldout"]) == {"z2", "coverage90", "noise_share", "count"}
+    assert set(checks["heldout"]) == {"z2", "coverage90", "worst_share", "noise_share", "count"}
     assert 0 < checks["epistemic_share"] < 1
     arguments = ["--measurement", str(tmp_path / "m"), "--reconstruction", str(tmp_path / "r")]
     assert support.main([*arguments, "--out", str(tmp_path / "u")]) == 0
