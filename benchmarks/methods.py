@@ -131,6 +131,7 @@ METHODS: dict[str, Method] = {
             _rival(f"ode_{update}", [{}], [{}], solver="ode", fixed={"update": update}, spread=False)
             for update in ("dpmpp_2m", "evodiff")
         ),
+        _rival("afdps", [{}], [{}], seconds=15.0),
         _rival("diffpir", _grid(penalty=[0.3, 1.0, 7.0, 25.0]), _grid(penalty=[0.3, 1.0, 7.0, 25.0])),
         _rival("ddnm", _grid(cg_iterations=[3, 5, 10, 20]), _grid(cg_iterations=[2, 3, 5, 10])),
         _rival("daps", _grid(r_scale=[0.3, 0.5, 1.0]), _grid(r_scale=[0.3, 0.5, 1.0]), seconds=4.5),
