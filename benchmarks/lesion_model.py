@@ -14,6 +14,7 @@ from scipy import ndimage, signal, special
 
 Spacing = tuple[float, float, float]
 SUBVOXELS = 3
+MOST_CANDIDATES = 50_000
 
 
 @dataclass(frozen=True)
@@ -146,17 +147,20 @@ def random_places(
     taken: Sequence[Sequence[int]] = (),
 ) -> list[tuple[int, int, int]]:
     """Up to `count` random voxels of the mask, no two (nor any of `taken`) nearer than `apart_mm`."""
-    candidates = np.argwhere(mask)
-    generator.shuffle(candidates)
-    kept = [np.asarray(place) for place in taken]
+    flat = np.flatnonzero(mask)
+    flat = generator.permutation(flat)[:MOST_CANDIDATES]
+    candidates = np.stack(np.unravel_index(flat, mask.shape), axis=1)
+
+    def far_from(place: Sequence[int]) -> np.ndarray:
+        return (((candidates - np.asarray(place)) * spacing_mm) ** 2).sum(axis=1) >= apart_mm**2
+
+    for place in taken:
+        candidates = candidates[far_from(place)]
     chosen: list[tuple[int, int, int]] = []
-    for place in candidates:
-        if len(chosen) == count:
-            break
-        if kept and np.linalg.norm((np.stack(kept) - place) * spacing_mm, axis=1).min() < apart_mm:
-            continue
-        kept.append(place)
-        chosen.append(tuple(int(i) for i in place))
+    while len(chosen) < count and len(candidates):
+        place = tuple(int(i) for i in candidates[0])
+        chosen.append(place)
+        candidates = candidates[far_from(place)]
     return chosen
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -183,28 +183,71 @@ def volume_cm3(mask: np.ndarray, spacing_mm: Spacing) -> float:
     return float(mask.sum() * np.prod(spacing_mm) / 1000)
 
 
-def warning_auc(scene: Scene, found: Mapping[str, Mapping[str, list[Blob]]], score: np.ndarray) -> float:
-    """AUC of a map (z y x; larger: more suspicious), averaged over each blob's ball, for false and missed blobs."""
-
-    def values(kinds: tuple[str, ...]) -> np.ndarray:
-        chosen = [blob for by_kind in found.values() for kind in kinds for blob in by_kind[kind]]
-        means = [within(score, b.place, b.diameter_mm / 2, scene.spacing_mm).mean() for b in chosen]
-        return np.array(means)
-
-    return auc(values(("false", "missed")), values(("correct",)))
+Score = Callable[[Blob], float]
 
 
-def response_auc(scene: Scene, found: Mapping[str, Mapping[str, list[Blob]]], samples: np.ndarray) -> float:
-    """As warning_auc, for the spread that the samples (K z y x) give the filter's response, over half the threshold.
+def empty_places(scene: Scene, changed: np.ndarray) -> dict[str, list[Blob]]:
+    """Of every tissue the background places at which neither the reconstruction of `changed` nor the truth responds."""
+    here, true = scene.responses(changed), scene.true_responses["changed"]
+    out: dict[str, list[Blob]] = {}
+    for tissue in scene.masks:
+        limit, found = scene.threshold(tissue) / 2, []
+        for diameter in DIAMETERS_MM:
+            for place in zip(*scene.background[tissue, diameter]):
+                index = tuple(int(i) for i in place)
+                if max(abs(here[diameter][index]), abs(true[diameter][index])) < limit:
+                    found.append(Blob(index, diameter, float(here[diameter][index])))
+        out[tissue] = found
+    return out
 
-    score = sd_k(a(x_k)) / (| |a(mean)| - T/2 | + T/10): whether the samples leave open if there is a structure at all.
+
+def warning_aucs(
+    found: Mapping[str, Mapping[str, list[Blob]]], empty: Mapping[str, list[Blob]], score: Callable[[str, bool], Score]
+) -> dict[str, float]:
+    """Whether a score is larger where the reconstruction is wrong.
+
+    false: false structures against correct ones. missed: missed structures against places that are rightly empty.
+    both: all wrong places against all right ones. score(tissue, shown) scores a place of the tissue at which the
+    reconstruction shows a structure, or none.
     """
-    values: dict[bool, list[float]] = {True: [], False: []}
+    values: dict[str, list[float]] = {kind: [] for kind in ("correct", "false", "missed", "empty")}
     for tissue, by_kind in found.items():
+        for kind, places in (*by_kind.items(), ("empty", empty[tissue])):
+            of = score(tissue, kind in ("correct", "false"))
+            values[kind] += [of(blob) for blob in places]
+    v = {kind: np.array(numbers) for kind, numbers in values.items()}
+    wrong, right = np.concatenate([v["false"], v["missed"]]), np.concatenate([v["correct"], v["empty"]])
+    return {
+        "both": auc(wrong, right),
+        "false": auc(v["false"], v["correct"]),
+        "missed": auc(v["missed"], v["empty"]),
+    }
+
+
+def map_score(scene: Scene, volume: np.ndarray) -> Callable[[str, bool], Score]:
+    """Mean of a map (z y x) over the ball of a place; larger means more suspicious."""
+    return lambda tissue, shown: (
+        lambda blob: float(within(volume, blob.place, blob.diameter_mm / 2, scene.spacing_mm).mean())
+    )
+
+
+def response_score(scene: Scene, samples: np.ndarray) -> Callable[[str, bool], Score]:
+    """How open the samples (K z y x) leave whether there is a structure: their spread of the filter's response a, over
+    the distance from what would make the reconstruction wrong.
+
+    sd_k(a(x_k)) / (|a| - T/2) where one is shown, which is false if the truth responds with less than T/2;
+    sd_k(a(x_k)) / (T - |a|) where none is, which is a miss if the truth responds with more than T.
+    """
+
+    def of_tissue(tissue: str, shown: bool) -> Score:
         limit = scene.threshold(tissue)
-        for kind, chosen in by_kind.items():
-            for blob in chosen:
-                draws = np.array([scene.filters[blob.diameter_mm].at(sample, blob.place) for sample in samples])
-                open_question = draws.std(ddof=1) / (abs(abs(draws.mean()) - limit / 2) + limit / 10)
-                values[kind != "correct"].append(float(open_question))
-    return auc(np.array(values[True]), np.array(values[False]))
+
+        def score(blob: Blob) -> float:
+            draws = np.array([scene.filters[blob.diameter_mm].at(sample, blob.place) for sample in samples])
+            size = abs(draws.mean())
+            distance = size - limit / 2 if shown else limit - size
+            return float(draws.std(ddof=1) / max(distance, limit / 10))
+
+        return score
+
+    return of_tissue

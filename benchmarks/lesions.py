@@ -23,7 +23,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.lesion_places import Phantom, make_phantom, tissue_masks
-from benchmarks.lesion_scores import Scene, lesion_rows, response_auc, structures, volume_cm3, warning_auc
+from benchmarks.lesion_scores import (
+    Scene,
+    empty_places,
+    lesion_rows,
+    map_score,
+    response_score,
+    structures,
+    volume_cm3,
+    warning_aucs,
+)
 from benchmarks.lesions_page import picture, write_page
 from benchmarks.methods import methods
 from benchmarks.run_method import Case, Spec, load_case, run_once
@@ -142,26 +151,33 @@ def make_scene(plan: Plan, phantom: Phantom, native: Volume, folders: dict[str, 
     )
 
 
-def judge(scene: Scene, case: Case, stacks: dict[str, Tensor], spread: Tensor | None) -> tuple[dict[str, Any], Any]:
-    """(figures of one method, its flag map (z y x) or None). spread: samples that stand for its uncertainty."""
-    images = {state: case.units.to_physical(stack.mean(0)) for state, stack in stacks.items()}
-    found = structures(scene, images["changed"])
-    record: dict[str, Any] = {
-        "lesions": lesion_rows(scene, images["changed"], images["original"]),
+def figures(scene: Scene, changed: np.ndarray, original: np.ndarray) -> dict[str, Any]:
+    """Lesions and structures of the reconstructions (z y x) of both volumes, in physical units."""
+    found = structures(scene, changed)
+    return {
+        "lesions": lesion_rows(scene, changed, original),
         "structures": {t: {kind: len(b) for kind, b in by_kind.items()} for t, by_kind in found.items()},
         "searched_cm3": {tissue: volume_cm3(scene.room(tissue), scene.spacing_mm) for tissue in scene.masks},
         "warning": {},
     }
-    if spread is None or len(spread) < 2:
-        return record, None
-    flag = np.asarray(support_maps(case.problem, stacks["changed"].mean(0), spread)["flag_score"])
+
+
+def warnings(scene: Scene, case: Case, estimate: Tensor, spread: Tensor) -> tuple[dict[str, Any], np.ndarray]:
+    """(AUCs of the flag, the standard deviation and the response's spread; the flag (z y x)) of an estimate of
+    `changed`.
+
+    spread: the samples (K z y x) that stand for its uncertainty.
+    """
+    flag = np.asarray(support_maps(case.problem, estimate, spread)["flag_score"])
     samples = np.stack([case.units.to_physical(sample) for sample in spread])
-    record["warning"] = {
-        "flag": warning_auc(scene, found, flag),
-        "std": warning_auc(scene, found, samples.std(0, ddof=1)),
-        "response": response_auc(scene, found, samples),
+    image = case.units.to_physical(estimate)
+    found, empty = structures(scene, image), empty_places(scene, image)
+    scores = {
+        "flag": map_score(scene, flag),
+        "std": map_score(scene, samples.std(0, ddof=1)),
+        "response": response_score(scene, samples),
     }
-    return record, flag
+    return {name: warning_aucs(found, empty, score) for name, score in scores.items()}, flag
 
 
 def run_task(plan: Plan, task: Task, phantom: Phantom, series: dict[str, Path], native: Volume) -> None:
@@ -174,14 +190,17 @@ def run_task(plan: Plan, task: Task, phantom: Phantom, series: dict[str, Path], 
     specs = plan.specs(task)
     for spec in tqdm(specs, desc=task.name, unit="method"):
         stacks[spec.name] = {s: estimates(cases[s], spec, here / s / f"{spec.name}.safetensors") for s in STATES}
-    records, images, flags = {}, {"truth": scene.phantom.changed}, {}
+    truth = scene.phantom
+    records, images, flags = {"truth": figures(scene, truth.changed, truth.original)}, {"truth": truth.changed}, {}
     for spec in specs:
-        own = stacks.get(VALUE_OF.get(spec.name, spec.name), {}).get("changed")
-        records[spec.name], flag = judge(scene, cases["changed"], stacks[spec.name], own)
-        records[spec.name]["spec"] = asdict(spec)
-        images[spec.name] = cases["changed"].units.to_physical(stacks[spec.name]["changed"].mean(0))
-        if flag is not None:
-            flags[spec.name] = flag
+        means = {state: stack.mean(0) for state, stack in stacks[spec.name].items()}
+        shown = {state: cases[state].units.to_physical(mean) for state, mean in means.items()}
+        records[spec.name] = figures(scene, shown["changed"], shown["original"]) | {"spec": asdict(spec)}
+        images[spec.name] = shown["changed"]
+        spread = stacks.get(VALUE_OF.get(spec.name, spec.name), {}).get("changed")
+        if spread is not None and len(spread) > 1:
+            warning, flags[spec.name] = warnings(scene, cases["changed"], means["changed"], spread)
+            records[spec.name]["warning"] = warning
     picture(scene, images, flags, plan.modality, here / "picture.png")
     summary = {
         "task": task.name,

@@ -33,9 +33,10 @@ diameter, least squares over an unknown even background, gives a response at eve
 - **false**, **missed**: maxima of the filter over half the smallest tested contrast that are in the reconstruction and
   not in the truth, or the other way round (no response of a quarter of that contrast within a radius and a pixel), per
   100 cm3 of the tissue deep enough for the smallest size; all anatomy counts and not the lesions alone.
-- **warning AUC**: whether a map is larger at false and missed structures than at correct ones. *flag* is the
+- **warning AUC**: whether a map is larger at false structures than at correct ones (false), at missed ones than at
+  places that are rightly empty (missed), and at all wrong places than at all right ones (both). *flag* is the
   confident-but-unsupported score, *std* the samples' standard deviation, *response* the samples' spread of the filter's
-  own response over its distance from the decision. The point estimate is judged with the samples of `pam`.
+  own response over its distance from a wrong decision. The point estimate is judged with the samples of `pam`.
 
 `pam`, `dds` and `diffusion_mbir` are the means of their samples. All diffusion methods have the same prior.
 """
@@ -61,13 +62,12 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def summary_table(result: Mapping[str, Any]) -> list[str]:
-    """One line a method: recovery and detection by tissue, false and missed structures, warnings."""
+    """One line a method: recovery and detection by tissue, false and missed structures."""
     tissues = list(result["truth_structures"])
     removed = any(r["kind"] == "removed" for m in result["methods"].values() for r in m["lesions"])
     head = ["method", *(f"{t}: recovery" for t in tissues), *(f"{t}: detection" for t in tissues)]
     head += ["removed: recovery"] if removed else []
     head += [f"{t}: {kind} / 100 cm3" for t in tissues for kind in ("false", "missed")]
-    head += ["warning AUC: flag", "std", "response"]
     lines = []
     for name, record in result["methods"].items():
         rows = record["lesions"]
@@ -78,9 +78,19 @@ def summary_table(result: Mapping[str, Any]) -> list[str]:
         for t in tissues:
             volume = record["searched_cm3"][t] or float("nan")
             cells += [cell(100 * record["structures"][t][kind] / volume, 1) for kind in ("false", "missed")]
-        cells += [cell(record["warning"].get(key)) for key in ("flag", "std", "response")]
         lines.append(cells)
     return table(head, lines)
+
+
+def warning_table(result: Mapping[str, Any]) -> list[str]:
+    """One line a method with samples: AUC of every score for all wrong places, false and missed structures."""
+    scores, kinds = ("flag", "std", "response"), ("both", "false", "missed")
+    lines = []
+    for name, record in result["methods"].items():
+        if record["warning"]:
+            cells = [cell(record["warning"][score][kind]) for score in scores for kind in kinds]
+            lines.append([name, *cells])
+    return table(["warning AUC", *(f"{score}: {kind}" for score in scores for kind in kinds)], lines)
 
 
 def detail_table(result: Mapping[str, Any], key: str) -> list[str]:
@@ -110,6 +120,7 @@ def section(result: Mapping[str, Any], image: str) -> list[str]:
         f"machine: {result['machine']}. Structures in the truth: {truth}.",
         "",
         *summary_table(result),
+        *warning_table(result),
         f"![{result['task']}]({image})",
         "",
         "Recovery of inserted lesions:",

@@ -16,10 +16,19 @@ from benchmarks.lesion_model import (
     remove,
 )
 from benchmarks.lesion_places import DIAMETERS_MM, Phantom, Removal, find_removals, make_phantom, tissue_masks
-from benchmarks.lesion_scores import Scene, blobs, lesion_rows, response_auc, structures, warning_auc
+from benchmarks.lesion_scores import (
+    Scene,
+    blobs,
+    empty_places,
+    lesion_rows,
+    map_score,
+    response_score,
+    structures,
+    warning_aucs,
+)
 
 SPACING = (2.0, 1.5, 1.5)
-SHAPE = (16, 96, 96)
+SHAPE = (13, 96, 96)
 
 
 def thorax():
@@ -39,8 +48,8 @@ def scene_with(lesions=(), removals=(), original=None, changed=None):
     return Scene(phantom, tissue_masks(original, "ct", SPACING), SPACING, 1.0, 0)
 
 
-NODULE = Lesion((8, 40, 28), 8.0, 400.0, "lung")
-FAINT = Lesion((8, 80, 48), 6.0, -40.0, "soft")
+NODULE = Lesion((6, 40, 28), 8.0, 400.0, "lung")
+FAINT = Lesion((6, 80, 48), 6.0, -40.0, "soft")
 
 
 def test_the_blurred_ball_has_the_volume_of_the_ball_and_is_half_at_its_surface():
@@ -87,7 +96,7 @@ def test_the_filter_measures_contrast_and_ignores_level_and_slope(diameter):
     assert f.amplitude(volume)[lesion.centre] == pytest.approx(-73.0, rel=1e-3)
     assert np.abs(f.amplitude(np.full(SHAPE, 123.0))).max() < 1e-6
     response = f.amplitude(volume)
-    for place in [(8, 40, 28), (0, 3, 95), (15, 95, 0)]:
+    for place in [(6, 40, 28), (0, 3, 95), (12, 95, 0)]:
         assert f.at(volume, place) == pytest.approx(response[place], abs=1e-6)
 
 
@@ -108,12 +117,12 @@ def test_auc_is_the_mann_whitney_statistic():
 
 def test_random_places_are_seeded_inside_and_apart():
     mask = np.zeros(SHAPE, bool)
-    mask[4:12, 20:60, 20:60] = True
-    places = random_places(mask, 12, 15.0, SPACING, np.random.default_rng(3), [(8, 40, 40)])
-    again = random_places(mask, 12, 15.0, SPACING, np.random.default_rng(3), [(8, 40, 40)])
+    mask[2:11, 20:60, 20:60] = True
+    places = random_places(mask, 12, 15.0, SPACING, np.random.default_rng(3), [(6, 40, 40)])
+    again = random_places(mask, 12, 15.0, SPACING, np.random.default_rng(3), [(6, 40, 40)])
     assert places == again
     assert all(mask[place] for place in places)
-    everything = np.array([*places, (8, 40, 40)]) * SPACING
+    everything = np.array([*places, (6, 40, 40)]) * SPACING
     distances = np.linalg.norm(everything[:, None] - everything[None], axis=2)
     assert distances[~np.eye(len(everything), dtype=bool)].min() >= 15.0
 
@@ -133,7 +142,7 @@ def test_lesions_lie_in_their_tissue_with_their_whole_ball():
 
 def test_a_free_nodule_is_found_and_taken_out_and_a_vessel_at_the_wall_is_not():
     volume = insert(thorax(), [replace(NODULE, contrast=900.0)], SPACING)
-    volume[7:9, 44:47, 55:84] = 30.0
+    volume[5:7, 44:47, 55:84] = 30.0
     lung = tissue_masks(volume, "ct", SPACING)["lung"]
     found = find_removals(volume, lung, SPACING, 10, np.random.default_rng(0))
     assert len(found) == 1
@@ -187,7 +196,7 @@ def test_structures_are_sorted_into_correct_false_and_missed():
     right = counts(scene, truth)
     assert right["lung"] == {"correct": 1, "false": 0, "missed": 0}
     assert right["soft"] == {"correct": 1, "false": 0, "missed": 0}
-    extra = insert(truth, [Lesion((8, 40, 68), 6.0, 500.0, "lung")], SPACING)
+    extra = insert(truth, [Lesion((6, 40, 68), 6.0, 500.0, "lung")], SPACING)
     assert counts(scene, extra)["lung"] == {"correct": 1, "false": 1, "missed": 0}
     lost = insert(scene.phantom.original, [FAINT], SPACING)
     assert counts(scene, lost)["lung"] == {"correct": 0, "false": 0, "missed": 1}
@@ -204,27 +213,55 @@ def test_one_structure_is_one_blob_of_about_its_size():
         assert found[0].diameter_mm == pytest.approx(diameter, rel=0.6)
 
 
-def warnings_of(score_at_false, score_at_correct):
-    scene = scene_with([NODULE])
-    false = Lesion((8, 40, 68), 6.0, 500.0, "lung")
-    image = insert(scene.phantom.changed, [false], SPACING)
-    score = np.zeros(SHAPE)
-    score[5:12, 34:47, 62:75] = score_at_false
-    score[5:12, 34:47, 22:35] = score_at_correct
-    return warning_auc(scene, structures(scene, image), score)
+KINDS = ("correct", "false", "missed")
+FALSE = Lesion((6, 40, 68), 6.0, 500.0, "lung")
 
 
-def test_a_map_that_is_larger_at_false_structure_has_auc_one():
-    assert warnings_of(2.0, 1.0) == 1.0
-    assert warnings_of(1.0, 2.0) == 0.0
-    assert warnings_of(1.0, 1.0) == 0.5
+MISSED = replace(NODULE, centre=(6, 24, 68))
+
+
+@pytest.fixture(scope="module")
+def one_of_each():
+    """(scene, found, empty) of a reconstruction with one correct, one false and one missed structure in the lung."""
+    scene = scene_with([NODULE, MISSED])
+    image = insert(scene.phantom.original, [NODULE, FALSE], SPACING)
+    return scene, structures(scene, image), empty_places(scene, image)
+
+
+def warnings_of(one_of_each, at_false, at_correct, at_missed, elsewhere):
+    """AUCs of a map with these values at a false, a correct and a missed structure and at all other places."""
+    scene, found, empty = one_of_each
+    score = np.full(SHAPE, elsewhere)
+    for lesion, value in ((FALSE, at_false), (NODULE, at_correct), (MISSED, at_missed)):
+        z, y, x = lesion.centre
+        score[z - 3 : z + 4, y - 6 : y + 7, x - 6 : x + 7] = value
+    return warning_aucs(found, empty, map_score(scene, score))
+
+
+def test_a_map_is_judged_apart_where_something_is_shown_and_where_nothing_is(one_of_each):
+    assert {kind: len(places) for kind, places in one_of_each[1]["lung"].items()} == dict.fromkeys(KINDS, 1)
+    assert warnings_of(one_of_each, 2.0, 1.0, 1.0, 0.0)["false"] == 1.0
+    assert warnings_of(one_of_each, 1.0, 2.0, 1.0, 0.0)["false"] == 0.0
+    assert warnings_of(one_of_each, 1.0, 1.0, 2.0, 0.0)["missed"] > 0.95
+    assert warnings_of(one_of_each, 1.0, 1.0, -1.0, 0.0)["missed"] < 0.05
+    same = warnings_of(one_of_each, 1.0, 1.0, 1.0, 1.0)
+    assert same == {"both": 0.5, "false": 0.5, "missed": 0.5}
 
 
 def test_samples_that_disagree_about_a_structure_warn_of_it():
     scene = scene_with([NODULE])
-    false = Lesion((8, 40, 68), 6.0, 500.0, "lung")
-    samples = np.stack([insert(scene.phantom.changed, [false] * (k < 3), SPACING) for k in range(4)])
+    samples = np.stack([insert(scene.phantom.changed, [FALSE] * (k < 3), SPACING) for k in range(4)])
     samples = samples + np.random.default_rng(0).normal(0, 5, samples.shape)
-    found = structures(scene, samples.mean(0))
+    mean = samples.mean(0)
+    found = structures(scene, mean)
     assert len(found["lung"]["false"]) == 1
-    assert response_auc(scene, found, samples) == 1.0
+    assert warning_aucs(found, empty_places(scene, mean), response_score(scene, samples))["false"] == 1.0
+
+
+def test_empty_places_hold_nothing_in_truth_or_reconstruction():
+    scene = scene_with([NODULE])
+    image = insert(scene.phantom.changed, [FALSE], SPACING)
+    centres = np.array([NODULE.centre, FALSE.centre])
+    places = np.array([blob.place for blob in empty_places(scene, image)["lung"]])
+    assert len(places) > 20
+    assert np.linalg.norm((places[:, None] - centres) * SPACING, axis=2).min() > 3.0
