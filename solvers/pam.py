@@ -27,6 +27,8 @@ class PamSettings:
     trust               factor on the predicted error variance on top of the prior's own calibration
     residual_share      point only: share of the last correction's error variance that is told to the network as noise
     noise_length_mm     sample only: correlation length of the re-noise along z (0: independent slices)
+    reflect             denoise in a reflected frame, another one at every level: the network's errors differ from frame
+                        to frame and then do not add up from level to level
     error_length_mm     correlation length of the denoiser's error along z; 0: white, null: the prior's card
     error_pixels        correlation length of the denoiser's error in the slice; 0: white, null: the prior's card
     cg_iterations, cg_tolerance   of every correction
@@ -39,10 +41,17 @@ class PamSettings:
     trust: float = 1.0
     residual_share: float = 1.0
     noise_length_mm: float = 4.0
+    reflect: bool = True
     error_length_mm: float | None = None
     error_pixels: float | None = None
     cg_iterations: int = 30
     cg_tolerance: float = 1e-2
+
+
+def reflections(draws: Draws) -> list[list[int]]:
+    """The eight sets of reflected axes (z y x) in random order."""
+    order = torch.randperm(8, generator=draws.generator("reflect")).tolist()
+    return [[axis for axis in range(3) if code >> axis & 1] for code in order]
 
 
 def pam(
@@ -63,6 +72,8 @@ def pam(
         settings.sigma_max or problem.sigma_init, settings.sigma_min or SIGMA_MIN[settings.mode], settings.levels
     )
 
+    frames = reflections(draws) if settings.reflect else [[]]
+
     def noisy(x, level):
         white = draws.normal(x.shape, x.dtype, level, "noise").to(x.device)
         return x + sigmas[level] * ar1_draw(white, noise_c)
@@ -71,7 +82,8 @@ def pam(
         state = State(0, noisy(problem.x_init, 0), problem.x_init, {"missing": torch.zeros(1)}, 0)
     for level in range(state.level, len(sigmas)):
         sigma = (sigmas[level] ** 2 + float(state.extra["missing"])) ** 0.5
-        h, variance = prior.denoise(state.x, sigma, problem.spacing_mm, noise_c)
+        axes = frames[level % len(frames)]
+        h, variance = (v.flip(axes) for v in prior.denoise(state.x.flip(axes), sigma, problem.spacing_mm, noise_c))
         variance = settings.trust * prior.r2_scale(sigma, settings.mode) * variance
         x = correct(
             problem,

@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from solvers.draws import Draws
+from solvers.pam import reflections
 from solvers.run import run_solver
 from solvers.slice_coupling import ar1_draw
 from tests.solvers.problems import make_problem, stationary_prior
@@ -107,3 +109,15 @@ def test_error_correlated_along_z_makes_smoother_samples():
     assert float((x[1:] * x[:-1]).mean() / x.square().mean()) == pytest.approx(c, abs=0.03)
     expected = ar1_draw(torch.randn(SAMPLES, 8, 8, generator=torch.Generator().manual_seed(0)), c).std() * 0.5
     assert float(x.std()) == pytest.approx(float(expected), rel=0.06)
+
+
+def test_frames_are_all_reflections_and_a_symmetric_prior_does_not_see_them():
+    frames = reflections(Draws(4))
+    assert sorted(map(tuple, frames)) == sorted({(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)})
+    prior = stationary_prior((4, 5), 0.5, 1.0)
+    problem, _ = make_problem((4, 4, 5), 9, 0.1, prior)
+    plain, reflected = (
+        run_solver("pam", problem, prior, SETTINGS | WHITE_ERROR | {"reflect": value}).estimate
+        for value in (False, True)
+    )
+    assert torch.allclose(plain, reflected, atol=1e-4)
