@@ -46,7 +46,7 @@ class DreamSamplerSettings:
     rho: float = 0.025
     threshold: float = 0.01
     regulariser: str | None = None
-    regulariser_weight: float = 3e-4
+    regulariser_weight: float = 1e-4
     regulariser_smoothing: float = 0.01
     newton_steps: int = 3
     step: float = 0.5
