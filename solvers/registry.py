@@ -68,6 +68,7 @@ SOLVERS: dict[str, Solver] = {
     "daps": Solver("daps", "DapsSettings", {"paper": {"levels": 200, "ode_steps": 5, "r_scale": 1.0}}),
     "pnp_dm": Solver("pnp_dm", "PnpDmSettings"),
     "red_diff": Solver("red_diff", "RedDiffSettings"),
+    "afdps": Solver("afdps", "AfdpsSettings", {"exact": {"form": "exact", "levels": 300, "sigma_min": 0.01}}),
     "ode": Solver(
         "ode",
         "OdeSettings",
