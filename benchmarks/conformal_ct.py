@@ -40,7 +40,7 @@ from pipeline.conformal import (
 from pipeline.conformal_conditions import Conditions, conditions_of
 from pipeline.evaluate import patient_mask
 from pipeline.measurement import read_tensors
-from pipeline.uncertainty import half_width_factor
+from pipeline.uncertainty_metrics import half_width_factor
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
