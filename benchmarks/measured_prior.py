@@ -29,18 +29,19 @@ from solvers.classical.registry import CLASSICAL
 from solvers.run import run_solver
 
 PAGES = Path(__file__).parent.parent / "docs" / "results"
-VIEWS, MATRIX, SLICES, HELD_SLICES, SAMPLES = 24, 128, 5, 8, 4
+VIEWS, MATRIX, SLICES, HELD_SLICES, SAMPLES = 16, 64, 10, 12, 4
 TV_WEIGHTS = (0.5, 1.0, 2.0, 4.0)
+POINT = {"mode": "point", "levels": 10, "trust": 3.0}
 SETTINGS: dict[str, Any] = {
     "steps": 500,
     "samples": 2,
     "start": {"tv": {}},
-    "pam": {"levels": 8, "trust": 3.0},
+    "pam": {"levels": 8, "trust": 1.0},
     "training": {
         "modality": "ct",
         "widths": [32, 64, 96],
         "batch": 8,
-        "crop": {"size": 64, "zoom": [0.9, 1.1], "largest_spacing_mm": 0.1},
+        "crop": {"size": 64, "zoom": [0.95, 1.05], "largest_spacing_mm": 0.1},
         "learning_rate": 1e-3,
         "warmup_steps": 50,
         "ema": 0.99,
@@ -77,6 +78,7 @@ def simulate(volumes: list[Path], held_out: str, work: Path) -> list[Path]:
             "start_deg": 180 / VIEWS * index / len(volumes),
             "noise_of_largest_ray": 0.01,
             "working_matrix": MATRIX,
+            "model_error": 0.006,
             "seed": index,
         }
         measure.main(["--input", str(series), "--out", str(work / name), "--settings", json.dumps(section)])
@@ -87,7 +89,7 @@ def evaluate(prior_folder: Path, measurement: Path) -> dict[str, float]:
     """PSNR of PaM's point estimate, of one sample and of the mean of samples, with one learnt prior."""
     problem, units = load_problem(measurement)
     truth, prior = read_truth(measurement), load_prior(prior_folder)
-    point = run_solver("pam", problem, prior, SETTINGS["pam"] | {"mode": "point"}).estimate
+    point = run_solver("pam", problem, prior, POINT).estimate
     runs = [run_solver("pam", problem, prior, SETTINGS["pam"] | {"mode": "sample"}, sample=k) for k in range(SAMPLES)]
     mean = torch.stack([run.estimate for run in runs]).mean(0)
     volumes = {"point": point, "sample": runs[0].estimate, "mean": mean}
@@ -118,6 +120,7 @@ def run(volumes: list[Path], held_out: str, work: Path, rounds: int) -> dict[str
         cpu = time.process_time() - start
         result["rounds"].append(evaluate(out, held) | {"cpu_seconds": cpu})
         print(count - 1, result["rounds"][-1], flush=True)
+    result |= {"views": VIEWS, "matrix": MATRIX, "slices": SLICES}
     result |= {
         "held_out": held.name,
         "measurements": [f.name for f in folders],
@@ -137,6 +140,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     shutil.rmtree(arguments.work, ignore_errors=True)
     volumes = sorted(arguments.volumes.glob("*.nii.gz"))
     result = run(volumes, arguments.held_out, arguments.work, arguments.rounds)
+    result["command"] = (
+        f"python -m benchmarks.measured_prior --volumes {arguments.volumes.name} --held-out {arguments.held_out} "
+        f"--work {arguments.work.name} --rounds {arguments.rounds}"
+    )
     PAGES.mkdir(parents=True, exist_ok=True)
     (PAGES / "measured_prior.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0
