@@ -21,9 +21,10 @@ from models.volumes import TrainingVolume, smooth_phase
 
 SIGMAS = (0.4, 1.0, 1.8)
 BLOCKS, BLOCK_SLICES = 3, 3
-UNSURE, OUT = 0.975, 0.999
-LEAST_SPREAD = 0.1
 KINDS = ("error", "predicted")
+# at most these shares of further volumes of the known kind lie beyond a limit, all ratios and levels together
+UNSURE, OUT = 0.05, 0.01
+LEAST_SPREAD = 0.1
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ def alarm_table(reference: dict[str, Ratios]) -> dict[str, Any]:
     """Limits for the card from volumes that the prior should know: prediction intervals for one more volume.
 
     The logarithms of a ratio are taken for normal with unknown mean and variance, so that the next one lies below mean
-    + t_{n-1}(p) s sqrt(1 + 1/n) with probability p: UNSURE and its mirror below, and OUT. s is at least LEAST_SPREAD.
-    ValueError with fewer than three volumes.
+    + t_{n-1}(p) s sqrt(1 + 1/n) with probability p; p = 1 - UNSURE / m and 1 - OUT / m for m ratios (Bonferroni), and
+    the mirror of UNSURE below. s is at least LEAST_SPREAD. ValueError with fewer than three volumes.
     """
     count = len(reference)
     if count < 3:
@@ -89,7 +90,8 @@ def alarm_table(reference: dict[str, Ratios]) -> dict[str, Any]:
         logs = np.log([getattr(r, kind) for r in reference.values()])
         centre = logs.mean(axis=0)
         spread = np.maximum(logs.std(axis=0, ddof=1), LEAST_SPREAD) * np.sqrt(1 + 1 / count)
-        unsure, out = (float(stats.t.ppf(p, count - 1)) for p in (UNSURE, OUT))
+        tests = len(KINDS) * len(SIGMAS)
+        unsure, out = (float(stats.t.isf(share / tests, count - 1)) for share in (UNSURE, OUT))
         limits = {"low": centre - unsure * spread, "usual": centre, "unsure": centre + unsure * spread}
         limits["out"] = centre + out * spread
         table[kind] = {name: [round(float(v), 4) for v in np.exp(values)] for name, values in limits.items()}

@@ -57,19 +57,20 @@ def test_blocks_are_even_and_inside():
 
 
 def test_limits_hold_one_more_volume_with_the_stated_probability():
-    generator, count = np.random.default_rng(0), 8
-    above = {"low": 0, "unsure": 0, "out": 0}
-    runs = 3000
+    generator, count, runs = np.random.default_rng(0), 8, 4000
+    names = ("low", "unsure", "out")
+    beyond = dict.fromkeys(names, 0)
     for _ in range(runs):
-        logs = generator.normal(0.2, 0.5, count + 1)
-        reference = {str(i): Ratios((float(np.exp(v)),) * 3, (1.0,) * 3) for i, v in enumerate(logs[:-1])}
-        table = alarm_table(reference)["error"]
-        for name in above:
-            above[name] += np.exp(logs[-1]) > table[name][0]
-    # three standard errors of the counts
-    assert above["low"] / runs == pytest.approx(0.975, abs=0.009)
-    assert above["unsure"] / runs == pytest.approx(0.025, abs=0.009)
-    assert above["out"] / runs < 0.004
+        drawn = np.exp(generator.normal(0.2, 0.5, (count + 1, 6)))
+        rows = [Ratios(tuple(row[:3]), tuple(row[3:])) for row in drawn]
+        table = alarm_table({str(i): row for i, row in enumerate(rows[:-1])})
+        for name in names:
+            limits = np.array([*table["error"][name], *table["predicted"][name]])
+            beyond[name] += bool(((drawn[-1] < limits) if name == "low" else (drawn[-1] > limits)).any())
+    # six independent ratios at 5 % (1 %) in all, within four standard errors of the counts
+    for name, share in (("low", 0.05), ("unsure", 0.05), ("out", 0.01)):
+        exact = 1 - (1 - share / 6) ** 6
+        assert beyond[name] / runs == pytest.approx(exact, abs=4 * (exact / runs) ** 0.5)
 
 
 def test_volumes_that_all_agree_leave_a_margin():
@@ -87,7 +88,7 @@ def test_verdicts():
     card = gaussian().card | {"alarm": alarm_table({str(i): Ratios((1.0,) * 3, (1.0,) * 3) for i in range(20)})}
     ones = (1.0,) * 3
     assert judge(Ratios(ones, ones), card).name == "in"
-    assert judge(Ratios((1.0, 1.0, 1.3), ones), card).name == "unsure"
+    assert judge(Ratios((1.0, 1.0, 1.36), ones), card).name == "unsure"
     assert judge(Ratios(ones, (3.0, 1.0, 1.0)), card).name == "out"
     assert "3.0 times" in judge(Ratios(ones, (3.0, 1.0, 1.0)), card).sentence
     low = judge(Ratios((0.4, 1.0, 1.0), ones), card)
