@@ -16,8 +16,8 @@ CT_PRESETS = (("Lung", -600, 1500), ("Soft tissue", 40, 400), ("Bone", 400, 1800
 BODY_FIELD_MM = 300.0
 TRUNK_LENGTH_MM = 600.0
 OVERHEAD_MB = 3.0
-# Percent, and standard deviations.
-OVERLAY_STEPS = {"share": 1.0, "flag": 0.05}
+# In percent.
+OVERLAY_STEPS = {"share": 1.0, "flag": 0.5}
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ def opening_panels(series: ReportSeries) -> list[str]:
 
 
 def flag_range(series: ReportSeries) -> float:
-    """Upper end of the flag's colour bar: its 99.9th percentile, rounded up, so that few places are bright."""
+    """Upper end of the flag's colour bar: its 99.5th percentile, rounded up."""
     flags = series.by_role("flag")
-    return nice(float(np.percentile(flags[0].array_zyx, 99.9))) if flags else 1.0
+    return nice(float(np.percentile(flags[0].array_zyx, 99.5))) if flags else 1.0
 
 
 def steps(series: ReportSeries) -> tuple[float, float]:

@@ -22,7 +22,7 @@ METHOD_NAMES = {
 }  # fmt: skip
 KIND_NAMES = {
     "mean": "posterior mean", "point": "point estimate", "sample": "one sample", "std": "std",
-    "share": "detail from the prior", "flag": "unsupported detail", "epistemic": "std between priors",
+    "share": "detail from the prior", "flag": "detail in doubt", "epistemic": "std between priors",
 }  # fmt: skip
 PRIVATE_KEY = re.compile(
     r"patient|birth|accession|institution|physician|referring|station|(study|series|acquisition|content)_?(date|time)"
@@ -38,8 +38,8 @@ class Image:
     """One volume (z y x) in physical units.
 
     role: truth | baseline | reconstruction | std | lower | upper | share (percent of the detail that the data did not
-    measure) | flag (in units of its own std). `key` is unique in the series and, for roles with figures of merit, the
-    `method` of metrics.tsv.
+    measure) | flag (percent by which the details are uncertain). `key` is unique in the series and, for roles with
+    figures of merit, the `method` of metrics.tsv.
     """
 
     key: str
@@ -210,8 +210,10 @@ def _volumes(folder: Path, solvers: list[str], baselines: list[str]) -> Iterator
 
 
 def _as_shown(role: str, volume: Volume) -> Volume:
-    """Support as what is missing of it in percent: in every map of the page the bright places are those to doubt."""
-    return replace(volume, array_zyx=100 * (1 - volume.array_zyx)) if role == "share" else volume
+    """Maps in percent, support as what is missing of it: in all maps of the page bright places are those to doubt."""
+    if role == "share":
+        return replace(volume, array_zyx=100 * (1 - volume.array_zyx))
+    return replace(volume, array_zyx=100 * volume.array_zyx) if role == "flag" else volume
 
 
 def _check_grid(folder: Path, found: list[tuple]) -> None:

@@ -1,10 +1,10 @@
 """Stage `support`: what of a reconstruction the data measured and what the prior filled in, and checks without truth.
 
 Writes beside the uncertainty maps of a solver: support (0 to 1), sd_measured and sd_null (standard deviations of the
-samples' measured and null parts) and flag (how much confident detail the data do not support, in units of its own
-uncertainty); solvers/null_space.py defines them. checks.json holds the residual chi2 of the samples and, where views or
-k-space lines were kept from the reconstruction, how well the samples predict them. With a second prior, epistemic is
-the spread between the two priors' estimates.
+samples' measured and null parts), flag (how uncertain the details are for their size) and unsupported (detail that the
+reconstruction is sure of and the data do not support); solvers/null_space.py defines them. checks.json holds the
+residual chi2 of the samples and, where views or k-space lines were kept from the reconstruction, how well the samples
+predict them. With a second prior, epistemic is the spread between the two priors' estimates.
 """
 
 import argparse
@@ -39,7 +39,8 @@ DESCRIPTIONS = {
     "support": "share of the detail that the data measured",
     "sd_measured": "standard deviation of the samples' measured parts",
     "sd_null": "standard deviation of the samples' null-space parts",
-    "flag": "confident detail that the data do not support",
+    "flag": "standard deviation of the detail over its size",
+    "unsupported": "null-space detail over its standard deviation",
     "epistemic": "standard deviation between the estimates with two priors",
 }
 # Millimetres over which the map of the share between priors is averaged.

@@ -1,12 +1,12 @@
-"""Which part of a volume the data measured, which part the prior filled in, and where the two should be doubted.
+"""Which part of a volume the data measured, which part the prior filled in, and which details are in doubt.
 
 With the normal operator N = A^H W A and a signal of standard deviation sigma_d, the resolution operator
 
     P x = N (N + eps I)^-1 x,    eps = 1 / sigma_d^2
 
 is what a ridge reconstruction would recover of x from noiseless data (Backus and Gilbert 1968). P x is the measured
-part, x - P x the part in the effective null space: nothing in the data speaks for it or against it. Structure there that
-is wrong is a null-space hallucination (Bhadra et al. 2021).
+part, x - P x the part in the effective null space: nothing in the data speaks for it or against it. Structure there
+that is wrong is a null-space hallucination (Bhadra et al. 2021).
 """
 
 from __future__ import annotations
@@ -21,28 +21,32 @@ from torch import Tensor
 from solvers.conjugate_gradient import conjugate_gradient
 from solvers.problem import Problem
 
+TINY = float(np.finfo(np.float32).tiny)
+
 
 @dataclass(frozen=True)
 class SupportSettings:
     """How volumes are split and which details count.
 
-    signal_std          sigma_d in prior units: details much weaker than noise allows count as not measured
+    signal_std          sigma_d in prior units; null takes the standard deviation of the mean over its voxels
     fine_mm, coarse_mm  a detail is what a Gaussian of standard deviation fine_mm keeps and one of coarse_mm removes
-    floor               spread, as a fraction of the median, that even the surest place is granted
+    floor               `unsupported` only: spread, as a fraction of the median, that even the surest place is granted
     cg_iterations, cg_tolerance   of every split
     """
 
-    signal_std: float = 0.1
+    signal_std: float | None = None
     fine_mm: float = 1.5
     coarse_mm: float = 6.0
     floor: float = 0.5
-    cg_iterations: int = 40
+    cg_iterations: int = 60
     cg_tolerance: float = 1e-3
 
 
-def measured_part(problem: Problem, x: Tensor, settings: SupportSettings = SupportSettings()) -> Tensor:
+def measured_part(
+    problem: Problem, x: Tensor, signal_std: float, settings: SupportSettings = SupportSettings()
+) -> Tensor:
     """P x for a volume (z y x) in prior units, by conjugate gradients on (N + eps I) u = N x."""
-    eps = settings.signal_std**-2
+    eps = signal_std**-2
 
     def ridge(u: Tensor) -> Tensor:
         return problem.normal(u) + eps * u
@@ -76,8 +80,10 @@ def support_maps(
                  m_P, m_0 the details of the mean's measured and null parts, G the coarse average
     sd_measured  standard deviation of the samples' measured parts, prior units
     sd_null      standard deviation of their null parts, prior units
-    flag_score   |m_0| / s with s^2 the samples' variance of details plus a floor: large where the mean is confident of
-                 a detail that the data do not support
+    flag_score   s / (|m_D| + c): how uncertain the detail is for its size; s^2 the samples' variance of details
+                 averaged over fine and coarse widths, m_D the mean's details, c their root mean square in the volume
+    unsupported  |m_0| / s: large where the mean is sure of a detail that the data do not support. Not a sign of error
+                 by itself: where the samples are calibrated, sure details are nearly always right
 
     A complex volume is split as such; details are then taken along the mean's own phase, as its magnitude shows them.
     """
@@ -85,14 +91,19 @@ def support_maps(
     samples = torch.as_tensor(samples).to(device=problem.device, dtype=problem.dtype)
     if samples.ndim != 4 or samples.shape[0] < 2 or samples.shape[1:] != mean.shape:
         raise ValueError(f"need two samples or more of shape {tuple(mean.shape)}, got {tuple(samples.shape)}")
-    seen = measured_part(problem, mean, settings)
-    spread = [_deviation_parts(problem, sample - mean, settings) for sample in samples]
+    signal_std = settings.signal_std or _signal_std(mean)
+    seen = measured_part(problem, mean, signal_std, settings)
+    spread = []
+    for sample in samples:
+        deviation = measured_part(problem, sample - mean, signal_std, settings)
+        spread.append((deviation, sample - mean - deviation))
     return _maps(_real(seen, mean), _real(mean - seen, mean), [_real_pair(p, mean) for p in spread], problem, settings)
 
 
-def _deviation_parts(problem: Problem, deviation: Tensor, settings: SupportSettings) -> tuple[Tensor, Tensor]:
-    seen = measured_part(problem, deviation, settings)
-    return seen, deviation - seen
+def _signal_std(mean: Tensor) -> float:
+    """Standard deviation over the voxels, per real component; 1 for a constant."""
+    parts = torch.view_as_real(mean.resolve_conj()) if mean.is_complex() else mean
+    return float(parts.std()) or 1.0
 
 
 def _real(x: Tensor, mean: Tensor) -> np.ndarray:
@@ -118,13 +129,18 @@ def _maps(
     power_seen = smooth(detail_seen**2, settings.coarse_mm, spacing)
     power_unseen = smooth(detail_unseen**2, settings.coarse_mm, spacing)
     variance = sum(details(p + q, spacing, settings) ** 2 for p, q in spread) / (draws - 1)
-    # Few samples give a rough variance: averaged over the width of a detail before it divides anything.
-    variance = smooth(variance, settings.fine_mm, spacing)
-    granted = (settings.floor**2) * float(np.median(variance)) + np.finfo(np.float32).tiny
+    # Few samples give a rough variance; neighbours share what they know.
+    variance = np.maximum(
+        sum(smooth(variance, width, spacing) / 2 for width in (settings.fine_mm, settings.coarse_mm)), 0
+    )
+    granted = (settings.floor**2) * float(np.median(variance)) + TINY
+    detail = detail_seen + detail_unseen
+    usual = float(np.sqrt(np.mean(detail**2))) + TINY
     maps = {
-        "support": power_seen / np.maximum(power_seen + power_unseen, np.finfo(np.float32).tiny),
+        "support": power_seen / np.maximum(power_seen + power_unseen, TINY),
         "sd_measured": np.sqrt(sum(p**2 for p, _ in spread) / (draws - 1)),
         "sd_null": np.sqrt(sum(q**2 for _, q in spread) / (draws - 1)),
-        "flag_score": np.abs(detail_unseen) / np.sqrt(variance + granted),
+        "flag_score": np.sqrt(variance) / (np.abs(detail) + usual),
+        "unsupported": np.abs(detail_unseen) / np.sqrt(variance + granted),
     }
     return {name: array.astype(np.float32) for name, array in maps.items()}

@@ -10,9 +10,9 @@ const state = {
   std: byRole("std")[0]?.key,
   overlay: { key: byRole("std")[0]?.key, opacity: 0, threshold: 0.2 },
 };
-const MAP_NAMES = { std: "Uncertainty (std)", share: "Detail from the prior", flag: "Unsupported detail" };
+const MAP_NAMES = { std: "Uncertainty (std)", share: "Detail from the prior", flag: "Detail in doubt" };
 const maps = MAP_ROLES.flatMap(byRole);
-const unitOf = (kind) => ({ share: "%", flag: "σ" }[kind] ?? data.unit);
+const unitOf = (kind) => (["share", "flag"].includes(kind) ? "%" : data.unit);
 const views = [];
 
 function element(tag, properties = {}, ...children) {
@@ -78,9 +78,8 @@ function toggleLarge(view, button) {
 function dress(view) {
   const kind = store.kind(view.key);
   const [low, high] = view.range();
-  const value = kind === "flag" ? (v) => Number(v.toPrecision(2)).toString() : show;
-  const end = `${kind === "std" || kind === "flag" ? "≥ " : ""}${value(high)}`;
-  const texts = [value(low), kind === "error" ? "0" : value((low + high) / 2), `${end} ${unitOf(kind)}`];
+  const end = `${kind === "std" || kind === "flag" ? "≥ " : ""}${show(high)}`;
+  const texts = [show(low), kind === "error" ? "0" : show((low + high) / 2), `${end} ${unitOf(kind)}`];
   $(".bar i", view.root).style.background = `linear-gradient(to right, ${MAPS[kind].join(", ")})`;
   view.root.querySelectorAll(".bar span").forEach((span, i) => { span.textContent = texts[i]; });
   $(".note", view.root).textContent = kind === "image" ? store.info.get(view.key).note : "";
@@ -223,7 +222,7 @@ function overlayControls() {
     const kind = store.kind(state.overlay.key);
     const low = state.overlay.threshold * data.ranges[kind];
     $("#opacity-text").textContent = state.overlay.opacity ? `${$("#opacity").value} %` : "off";
-    $("#threshold-text").textContent = `${kind === "flag" ? Number(low.toPrecision(2)) : show(low)} ${unitOf(kind)}`;
+    $("#threshold-text").textContent = `${show(low)} ${unitOf(kind)}`;
     views.forEach((view) => guard(view.overlay()));
   };
   // Choosing a map is asking to see it.

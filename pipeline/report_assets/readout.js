@@ -18,8 +18,7 @@ async function readout(view) {
   if (state.std) items.push(["Uncertainty (std)", `± ${show(await value(state.std))} ${data.unit}`]);
   for (const role of ["share", "flag"]) {
     for (const { key } of byRole(role)) {
-      const text = role === "share" ? Math.round(await value(key)) : (await value(key)).toFixed(1);
-      items.push([MAP_NAMES[role], `${text} ${unitOf(role)}`]);
+      items.push([MAP_NAMES[role], `${Math.round(await value(key))} ${unitOf(role)}`]);
     }
   }
   const [lower, upper] = [byRole("lower")[0], byRole("upper")[0]];

@@ -51,7 +51,7 @@ def make_series(
         "pam_mean": phantom(6) + lift,
         "truth": phantom(0) + lift,
         "pam_std": np.full(SHAPE_ZYX, STD, np.float32),
-        "pam_flag": np.linspace(0, 5, SHAPE_ZYX[2], dtype=np.float32) * np.ones(SHAPE_ZYX, np.float32),
+        "pam_flag": np.linspace(0, 0.8, SHAPE_ZYX[2], dtype=np.float32) * np.ones(SHAPE_ZYX, np.float32),
     }
     for name in ("fbp", "tv"):
         write_volume(folder / f"baseline/{name}.nii.gz", arrays[name], affine)
