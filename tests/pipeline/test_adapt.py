@@ -17,13 +17,14 @@ from pipeline.measure_ct import simulate_ct
 from pipeline.measurement import write_measurement
 from pipeline.problem import with_start
 from pipeline.settings import CtMeasureSettings
+from solvers import adaptation
 from solvers.adaptation import AdaptationSettings, adapt, consistent, split_measurement, step_loss
 from solvers.draws import Draws
 from solvers.problem import Problem
 from solvers.settings import SettingsError
 
 SPACING = (3.0, 4.0, 4.0)
-QUICK = {"rounds": 2, "steps": 8, "slices": 2, "rank": 2, "pam": {"levels": 3}, "held_out": 0.2}
+QUICK = {"rounds": 2, "steps": 8, "slices": 2, "rank": 2, "pam": {"levels": 3}, "held_out": 0.2, "classical": "cgls"}
 
 
 def tiny_network(channels=1):
@@ -115,7 +116,8 @@ def test_weights_of_the_loss_switch_its_parts_off():
 
 
 def test_adapting_an_untrained_network_predicts_held_out_views_better(problem):
-    result = adapt(problem, tiny_prior(), AdaptationSettings(**QUICK | {"learning_rate": 5e-3, "rank": 8}), Draws(0))
+    settings = AdaptationSettings(**QUICK | {"learning_rate": 5e-3, "rank": 8, "classical": None})
+    result = adapt(problem, tiny_prior(), settings, Draws(0))
     assert result.best_round > 0
     assert result.heldout_chi2[result.best_round] == min(result.heldout_chi2) < 0.99 * result.heldout_chi2[0]
     plain = tiny_network().state_dict()
@@ -129,6 +131,22 @@ def test_adapting_that_does_harm_leaves_the_prior_as_it_was(problem):
     assert len(result.heldout_chi2) == 2
     plain = tiny_network().state_dict()
     assert all(torch.equal(value, plain[name]) for name, value in result.prior.network.state_dict().items())
+
+
+def test_first_target_is_the_image_that_predicts_held_out_views_better(problem, monkeypatch):
+    """The classical image replaces the prior's where it is better, and only there."""
+    targets, truth = [], torch.from_numpy(discs().array_zyx.astype(np.float32) / 1000)
+
+    def loss(fit, x, prior, settings, draws):
+        targets.append(x)
+        return step_loss(fit, x, prior, settings, draws)
+
+    for image in (truth, torch.full_like(truth, 2.0)):
+        monkeypatch.setattr(adaptation, "step_loss", loss)
+        monkeypatch.setitem(adaptation.CLASSICAL, "cgls", lambda fit, image=image: image)
+        adapt(problem, tiny_prior(), AdaptationSettings(**QUICK | {"rounds": 1, "steps": 1}), Draws(0))
+    assert torch.equal(targets[0], truth)
+    assert not torch.equal(targets[1], torch.full_like(truth, 2.0))
 
 
 def test_written_prior_loads_and_says_where_it_comes_from(folders, tmp_path, capsys):
@@ -154,6 +172,7 @@ def test_written_prior_loads_and_says_where_it_comes_from(folders, tmp_path, cap
         ({"steeps": 3}, "did you mean 'steps'"),
         ({"kind": "prompt"}, "low_rank"),
         ({"held_out": 1.5}, "held_out must lie"),
+        ({"classical": "magic"}, "classical is null, fbp"),
         ({"self_training": 0, "consistency": 0}, "one of self_training"),
     ],
 )
