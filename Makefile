@@ -1,5 +1,6 @@
 # make demo    sets up .venv once and reconstructs the demo studies; ends by naming the page to open
 # make test    sets up the same way with what the tests need, then runs checks and tests
+# make bench   benchmarks ours against DDS and the classical methods on volumes that you name: make bench CT=... MR=...
 # make clean   removes results and caches, keeps .venv
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime-ready
 DEV := $(VENV)/.dev-ready
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean
 .DELETE_ON_ERROR:
 
 demo: $(RUNTIME)
@@ -21,7 +22,7 @@ test: check
 
 check: $(DEV)
 	$(BIN)/ruff check .
-	$(BIN)/snakefmt --check Snakefile pipeline/rules
+	$(BIN)/snakefmt --check Snakefile benchmarks/Snakefile pipeline/rules
 	$(BIN)/snakemake --lint
 
 $(RUNTIME): requirements.txt
@@ -33,6 +34,9 @@ $(RUNTIME): requirements.txt
 $(DEV): requirements-dev.txt $(RUNTIME)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
+
+bench: $(RUNTIME)
+	$(BIN)/snakemake all -s benchmarks/Snakefile --cores $(CORES) --config ct=$(CT) mr=$(MR) tasks=ct30,mr4 methods=classical,ours,dds slices=8 samples=2 rival_samples=2 docs=results/bench/docs
 
 clean:
 	rm -rf results .snakemake .pytest_cache .ruff_cache .hypothesis

@@ -123,6 +123,14 @@ METHODS: dict[str, Method] = {
             _grid(data_weight=[3.0, 10.0, 30.0, 100.0]),
             seconds=1.6,
         ),
+        _rival(
+            "dreamsampler_distillation",
+            _grid(data_weight=[30.0, 100.0, 300.0]),
+            _grid(data_weight=[3.0, 10.0, 30.0]),
+            solver="dreamsampler",
+            fixed={"form": "distillation", "levels": 20},
+            spread=False,
+        ),
         *(
             _rival(f"dds_{coupling}", DDS_CT[1:], DDS_MR[1:4], solver="dds", coupling=coupling)
             for coupling in ("ar1", "quadratic", "perpendicular", "regrouped")
@@ -148,11 +156,11 @@ METHODS: dict[str, Method] = {
             fixed={"levels": 50},
             spread=False,
         ),
-        _rival("dps", _grid(zeta=[0.1, 0.3]), _grid(zeta=[0.1, 0.3]), fixed={"levels": 50}, seconds=4.5),
-        _rival("pigdm", _grid(guidance=[0.5, 1.0]), _grid(guidance=[0.5, 1.0]), fixed={"levels": 15}, seconds=4.5),
-        _rival("mmps", _grid(cg_iterations=[3, 5]), _grid(cg_iterations=[3, 5]), seconds=16.0),
-        _rival("stsl", _grid(kappa=[0.0, 0.1]), _grid(kappa=[0.0, 0.1]), seconds=15.0),
-        _rival("sitcom", _grid(weight=[0.001, 0.01]), _grid(weight=[0.001, 0.01]), seconds=22.0),
+        _rival("dps", *2 * [_grid(zeta=[0.01, 0.02, 0.05])], fixed={"levels": 30}, seconds=4.5),
+        _rival("pigdm", *2 * [_grid(guidance=[0.7, 1.0, 1.5])], fixed={"levels": 15}, seconds=4.5),
+        _rival("mmps", *2 * [_grid(cg_iterations=[3, 5])], seconds=16.0),
+        _rival("stsl", *2 * [_grid(kappa=[0.0, 0.1])], fixed={"inner_steps": 2}, seconds=15.0),
+        _rival("sitcom", *2 * [_grid(learning_rate=[0.01, 0.02, 0.05])], fixed={"levels": 8}, seconds=22.0),
     )
 }
 

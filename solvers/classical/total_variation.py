@@ -23,7 +23,7 @@ PROBE_SLICES = 32
 class TvSettings:
     """weight: lambda in 1 / image units. iterations: ADMM steps, each of cg_iterations. step: threshold lambda / rho in
     image units. tolerance: relative change of x at which to stop. Null: by modality, as
-    `python -m benchmarks.tune` found on training patients.
+    the bench's target `tune` found on training patients.
     """
 
     weight: float | None = None
