@@ -16,7 +16,10 @@ from pipeline.report_series import Image, ReportSeries
 GROUND, TEXT, SOFT = "#0d1317", "#e4ebf0", "#a7b6c1"
 ERROR_MAP = LinearSegmentedColormap.from_list("error", ["#0b0d10", "#8a4413", "#ec8a2b", "#ffdca8"])
 STD_MAP = colormaps["inferno"]
+SHARE_MAP = LinearSegmentedColormap.from_list("share", ["#05090b", "#0d2c33", "#1f7a74", "#8fd0b6", "#e6ffe9"])
+FLAG_MAP = LinearSegmentedColormap.from_list("flag", ["#0a0508", "#7d1440", "#f0567a", "#ffe6e6"])
 PLANES = ("axial", "coronal", "sagittal")
+PERCENT = ("share", "flag")
 COLUMN_INCHES = 2.5
 MARGIN = {"left": 0.32, "right": 0.06, "top": 0.34, "bottom": 0.62, "gap": 0.05}
 
@@ -38,10 +41,13 @@ def oriented(array_zyx: np.ndarray, affine: np.ndarray) -> Volume:
     return to_closest_ras(Volume.from_affine(array_zyx, affine))
 
 
-def montage(series: ReportSeries, window: tuple[float, float], std_high: float, error_high: float) -> bytes:
-    """PNG: rows axial, coronal, sagittal through the middle; columns truth, baselines, reconstruction, std, |error|.
+def montage(
+    series: ReportSeries, window: tuple[float, float], std_high: float, error_high: float, flag_high: float = 100.0
+) -> bytes:
+    """PNG: rows axial, coronal, sagittal through the middle; columns truth, baselines, reconstruction, maps, |error|.
 
-    `window` bounds the images' grey scale, std_high and error_high end the other colour bars, all in series.unit.
+    `window` bounds the images' grey scale, std_high and error_high end their colour bars, all in series.unit; flag_high
+    is in percent.
     """
     columns = _columns(series)
     volumes = [oriented(array, series.affine) for _, array, _ in columns]
@@ -56,6 +62,8 @@ def montage(series: ReportSeries, window: tuple[float, float], std_high: float, 
     styles = {
         "image": (colormaps["gray"], Normalize(*window)),
         "std": (STD_MAP, Normalize(0, std_high)),
+        "share": (SHARE_MAP, Normalize(0, 100)),
+        "flag": (FLAG_MAP, Normalize(0, flag_high)),
         "error": (ERROR_MAP, Normalize(0, error_high)),
     }
     for index, ((title, _, kind), volume) in enumerate(zip(columns, volumes)):
@@ -72,6 +80,8 @@ def _columns(series: ReportSeries) -> list[tuple[str, np.ndarray, str]]:
     columns = [(image.label, image.array_zyx, "image") for image in images]
     if series.std:
         columns.append(("Uncertainty (std)", series.std.array_zyx, "std"))
+    titles = {"share": "Detail from the prior", "flag": "Detail in doubt"}
+    columns += [(titles[image.role], image.array_zyx, image.role) for image in series.by_role(*titles)]
     if series.truth:
         columns.append(("|Error|", np.abs(shown.array_zyx - series.truth.array_zyx), "error"))
     return columns
@@ -120,7 +130,9 @@ def _draw_bars(figure: Figure, kinds: list[str], styles: dict, unit: str) -> Non
         cmap, norm = styles[kind]
         bar = figure.colorbar(ScalarMappable(norm, cmap), cax=axes, orientation="horizontal")
         bar.set_ticks([norm.vmin, (norm.vmin + norm.vmax) / 2, norm.vmax])
-        bar.ax.set_xticklabels([f"{norm.vmin:g}", f"{(norm.vmin + norm.vmax) / 2:g}", f"{norm.vmax:g} {unit}"])
+        bar.ax.set_xticklabels(
+            [f"{norm.vmin:g}", f"{(norm.vmin + norm.vmax) / 2:g}", f"{norm.vmax:g} {'%' if kind in PERCENT else unit}"]
+        )
         bar.ax.tick_params(colors=SOFT, labelsize=8, length=2)
         bar.outline.set_edgecolor("#41535f")
 

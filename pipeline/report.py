@@ -94,7 +94,7 @@ def write_page(folder: Path, out: Path, labels: tuple[str, str, str], settings: 
     """Write FILE.html, FILE.png and FILE_thumb.png for the series in `folder`; labels are (cohort, study, series)."""
     series = load_series(folder, labels, settings.solvers, settings.baselines)
     window = report_page.default_window(series)
-    ranges = report_page.std_range(series), report_page.error_range(series)
+    ranges = report_page.std_range(series), report_page.error_range(series), report_page.flag_range(series)
     montage = figures.montage(series, (window.low, window.high), *ranges)
     thumbnail = figures.thumbnail(series, (window.low, window.high), ranges[0])
     page = render_page(series, settings.max_mb, montage)

@@ -17,6 +17,8 @@ COVERAGE_LIMITS = ((0.85, 0.95), (0.75, 0.99))
 MOST_NOISE = 0.9
 # Share of the worst hundredth in the squared score, above which one place is wrong rather than all a little.
 LOCAL_SHARE = 0.4
+FEW_SAMPLES = 8
+FEW_NOTE = " With few samples the surest voxels are so by chance: the left end is above the line even if all is right."
 PLOT = {"left": 44.0, "right": 8.0, "top": 8.0, "bottom": 36.0, "width": 280.0, "height": 200.0}
 
 
@@ -217,10 +219,11 @@ def _calibration_chart(series: ReportSeries) -> Chart | None:
     low, high = 0.8 * min(map(min, pairs)), 1.25 * max(map(max, pairs))
     at = _axes((low, high), (low, high), log=True)
     uce = _number(curve.get("uce")) or 0.0
+    few = FEW_NOTE if series.curves.get("samples", FEW_SAMPLES) < FEW_SAMPLES else ""
     return Chart(
         "Calibration",
         "Error found against error predicted, each dot a twentieth of the voxels, from sure to unsure. Above the "
-        f"dashed line: too sure. Mean distance from it (UCE): {uce:.3g} {unit}.",
+        f"dashed line: too sure. Mean distance from it (UCE): {uce:.3g} {unit}.{few}",
         f"predicted, {unit}",
         "found",
         [(at[0](v), f"{v:g}") for v in _decades(low, high)],

@@ -225,9 +225,10 @@ function overlayControls() {
     $("#threshold-text").textContent = `${show(low)} ${unitOf(kind)}`;
     views.forEach((view) => guard(view.overlay()));
   };
-  // Choosing a map is asking to see it.
+  // Choosing a map is asking to see it; half of the body has some doubt, so only the upper half of its range is shown.
   $("#overlay-map").addEventListener("change", () => {
     if (!Number($("#opacity").value)) $("#opacity").value = 60;
+    $("#threshold").value = store.kind($("#overlay-map").value) === "std" ? 20 : 50;
     update();
   });
   $("#opacity").addEventListener("input", update);

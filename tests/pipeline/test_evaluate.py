@@ -69,6 +69,29 @@ def test_ct_rows_hold_the_known_errors(tmp_path):
     assert table["tv", "axial"]["heldout_error"] == "0.25"
 
 
+def test_spread_is_judged_at_every_level_and_curves_lie_beside(tmp_path):
+    rng = np.random.default_rng(1)
+    truth = body(rng)
+    samples = truth + 20 * rng.normal(size=(6, *SHAPE)) + 20 * rng.normal(size=SHAPE)
+    make_series(tmp_path, "ct", truth, samples, {"tv": truth + 1})
+    checks = {"heldout": {"z2": 1.25, "coverage90": 0.875, "noise_share": 0.1}}
+    (tmp_path / "uncertainty/pam").mkdir(parents=True)
+    (tmp_path / "uncertainty/pam/checks.json").write_text(json.dumps(checks))
+    row = evaluate(tmp_path)["pam_mean", "axial"]
+    # The samples' centre is off by as much as they spread, as an exchangeable truth's would be.
+    for level in (50, 80, 90, 95):
+        assert float(row[f"coverage{level}"]) == pytest.approx(level / 100, abs=0.06)
+    assert float(row["width_ratio90"]) == pytest.approx(1, abs=0.15)
+    assert 0 < float(row["uce"]) < 20
+    assert (row["heldout_z2"], row["heldout_coverage90"]) == ("1.25", "0.875")
+    assert all(row[name] != "" for name in ("ause", "spearman", "oracle_width90", "block2_coverage90"))
+    curves = json.loads((tmp_path / "uncertainty_curves.json").read_text())
+    assert set(curves) == {"pam_mean"}
+    assert curves["pam_mean"]["coverage"]["0.9"] == float(row["coverage90"])
+    assert curves["pam_mean"]["blocks"]["8"]["coverage"]["0.9"] is None or 0 <= float(row["block8_coverage90"]) <= 1
+    assert len(curves["pam_mean"]["calibration"]["predicted"]) == 20
+
+
 def test_mr_rows_are_in_units_of_the_truths_percentile(tmp_path):
     truth = np.zeros(SHAPE)
     truth[:, 2:14, 2:14] = 500.0

@@ -5,6 +5,9 @@ import pytest
 from scipy import stats
 
 from data.nifti import read_volume
+from pipeline import uncertainty
+from pipeline.conformal import Calibration
+from pipeline.conformal_conditions import Conditions
 from pipeline.measurement import write_tensors
 from pipeline.uncertainty import half_width_factor, main, summarise
 
@@ -44,6 +47,30 @@ def test_volumes_on_disk_agree_with_the_samples_and_keep_the_grid(tmp_path):
     upper = read_volume(out / "upper90.nii.gz").array_zyx
     np.testing.assert_allclose(upper, mean.array_zyx + report["half_width_factor"] * std.array_zyx, rtol=1e-4)
     assert report["samples"] == 4
+
+
+def test_a_calibration_adds_its_interval_and_its_sentence(tmp_path, monkeypatch):
+    conditions = Conditions("ct", {"views": 30}, "0" * 64, "pam", {}, 4)
+    calibration = Calibration("risk", 0.9, None, 10, 2.5, 0.0, 0.0, (0.1,) * 10, (2.0,) * 10, conditions)
+    monkeypatch.setattr(uncertainty, "calibration_for", lambda *_: calibration)
+    samples = np.random.default_rng(0).normal(40, 10, (4, 3, 5, 6)).astype(np.float32)
+    write_samples(tmp_path / "in", samples)
+    arguments = ["--reconstruction", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--settings", '{"conformal": "cohort.json"}']) == 0
+    upper = read_volume(tmp_path / "out/conformal_upper90.nii.gz").array_zyx
+    np.testing.assert_allclose(upper, samples.mean(0) + 2.5 * samples.std(0, ddof=1), rtol=1e-4)
+    record = json.loads((tmp_path / "out/uncertainty.json").read_text())["conformal"]
+    assert record["factor"] == 2.5
+    assert "10" in record["sentence"]
+    assert main([*arguments, "--settings", "{}"]) == 0
+    assert not (tmp_path / "out/conformal_upper90.nii.gz").exists()
+
+
+def test_a_calibration_that_is_none_is_named(tmp_path, capsys):
+    write_samples(tmp_path / "in", np.zeros((2, 2, 2, 2)))
+    arguments = ["--reconstruction", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--settings", '{"conformal": "nowhere.json"}']) == 1
+    assert "nowhere.json" in capsys.readouterr().err
 
 
 def test_a_magnitude_has_no_negative_lower_end(tmp_path):
