@@ -84,8 +84,8 @@ def sparsification(mean: np.ndarray, std: np.ndarray, truth: np.ndarray, mask: n
     """Area between two sparsification curves (Ilg et al. 2018), and the curves.
 
     A curve is the root mean squared error of what remains after the share f of the voxels is left out, over that of
-    all: those of largest s (`by_std`), or of largest error (`oracle`). `ause` integrates their difference over f; 0 is a
-    perfect order, and an s that says nothing has the area above the oracle.
+    all: those of largest s (`by_std`), or of largest error (`oracle`). `ause` integrates their difference over f; 0 is
+    a perfect order, and an s that says nothing has the area above the oracle.
     """
     error2 = (truth[mask].astype(np.float64) - mean[mask]) ** 2
     if error2.sum() == 0:
