@@ -2,7 +2,10 @@ rule evaluate:
     input:
         measurement="<results>/{cohort}/{study}/{series}/measurement/measurement.safetensors",
         methods=for_methods,
-        checks=supports,
+        checks=lambda wildcards: [
+            f"<results>/{wildcards.cohort}/{wildcards.study}/{wildcards.series}/uncertainty/{solver}/checks.json"
+            for solver in PLAN.cohorts[wildcards.cohort].solvers
+        ],
     output:
         metrics="<results>/{cohort}/{study}/{series}/metrics.tsv",
         curves="<results>/{cohort}/{study}/{series}/uncertainty_curves.json",

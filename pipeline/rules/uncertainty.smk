@@ -20,12 +20,6 @@ rule uncertainty:
         " --settings {params.settings:q} 2>&1 | tee {log:q} >&2"
 
 
-def supports(wildcards):
-    """The checks of every solver of one series."""
-    here = f"<results>/{wildcards.cohort}/{wildcards.study}/{wildcards.series}/uncertainty"
-    return [f"{here}/{solver}/checks.json" for solver in PLAN.cohorts[wildcards.cohort].solvers]
-
-
 rule support:
     input:
         measurement="<results>/{cohort}/{study}/{series}/measurement/measurement.safetensors",
