@@ -79,8 +79,9 @@ def afdps(
     with m and s^2 the moments of x0 given x and x': p^(y | x') / p^(y | x, x'), which is 1 for white Gaussian volumes.
     The ancestral re-noise keeps x0, x', x a Markov chain; with PaM's full re-noise w would not be 1. r^2 is the mean
     calibrated error variance of all voxels and particles. It stops where log w, a sum over measurements, differs by
-    much more than 1 between particles. That is so for images: one particle takes all the weight, and the run is one
-    sample at `particles` times the cost.
+    much more than 1 between particles. That is so for images: of 4 particles on 8 slices of 256 x 256 (CT, 30 views,
+    prior models/weights/ct, 5 levels) the effective size is 1.0 from the second level on, and the run is one sample at
+    4 times the cost.
     """
     ensemble = Ensemble(
         problem, prior, settings.particles, settings.stacked, settings.cg_iterations, settings.cg_tolerance

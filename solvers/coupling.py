@@ -56,8 +56,8 @@ class SliceCoupling:
     noise: str = "own"
     length_mm: float = 4.0
     denoiser: str = "plain"
-    tv_weight: float = 3.0
-    quadratic_weight: float = 30.0
+    tv_weight: float = 30.0
+    quadratic_weight: float = 300.0
     every: int = 2
     largest_mm: float = 6.0
 

@@ -57,7 +57,7 @@ class Population(NamedTuple):
         if mode == "point":
             weights = torch.softmax(self.log_weights, 0).to(estimates.device, estimates.dtype)
             return torch.einsum("k,kzyx->zyx", weights, estimates)
-        return estimates[choice(self.log_weights, _uniform(draws, "choice"))]
+        return estimates[choice(self.log_weights, _uniform(draws, "choice"))].clone()
 
     def state(self, level: int, estimate: Tensor, calls: int, **extra: Tensor) -> State:
         return State(level, estimate, estimate, {**self._asdict(), **extra}, calls)
@@ -115,7 +115,8 @@ class Ensemble:
         return replace(p, y=repeated[0], weights=repeated[1], x_init=repeated[2], shape=None)
 
     def _parts(self, x: Tensor) -> list[Tensor]:
-        return [x.flatten(0, 1)] if self.stacked else list(x)
+        # Copies: sums over views that are aligned otherwise after a resume would differ in the last bit.
+        return [x.flatten(0, 1)] if self.stacked else [volume.clone() for volume in x]
 
     def _whole(self, parts: list[Tensor]) -> Tensor:
         return parts[0].unflatten(0, (self.count, -1)) if self.stacked else torch.stack(parts)

@@ -113,7 +113,7 @@ def test_dds_rule_is_the_dds_solvers():
     assert torch.allclose(state.x, following, atol=1e-6)
 
 
-def test_2m_is_exact_for_estimates_linear_in_sigma_only_to_second_order_and_for_constant_ones():
+def test_2m_and_ddim_are_exact_where_the_estimate_does_not_change():
     x, estimate = normal(SHAPE, torch.float64, 3), normal(SHAPE, torch.float64, 4)
     here, before = Point(0.5, x, estimate), Point(1.0, x, estimate)
     expected = estimate + 0.4 * (x - estimate)
