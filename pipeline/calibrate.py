@@ -35,8 +35,9 @@ from solvers.problem import Problem
 from solvers.run import run_solver
 
 FACTORS = {"point": (0.5, 1.0, 2.0, 4.0), "sample": (1.0, 2.0, 4.0, 8.0)}
-# Correlation lengths of the denoiser's error; the first is where the fit starts.
-ERRORS = tuple({"length_mm": length, "pixels": pixels} for length in (0.0, 6.0) for pixels in (1.0, 2.0))
+# Correlation lengths of the denoiser's error. The fit starts at FIRST_ERROR: streaks of CT go through several slices.
+ERRORS = tuple({"length_mm": length, "pixels": pixels} for length in (6.0, 0.0) for pixels in (1.0, 2.0))
+FIRST_ERROR = {"ct": ERRORS[0], "mr": ERRORS[2]}
 PASSES = 2
 GRID = tuple(float(s) for s in np.geomspace(0.02, 1.5, 12))
 
@@ -152,18 +153,19 @@ class Fit:
     def point(self) -> dict[str, Any]:
         """Table, factor and error correlation of point estimates; the correlation goes onto the prior's card."""
         card = self.prior.card
-        card["error"] = dict(ERRORS[0])
+        first = FIRST_ERROR[self.prior.modality]
+        card["error"] = dict(first)
         card["r2_scale"] = {"point": {"sigma": list(GRID), "scale": [1.0] * len(GRID)}}
         for _ in range(PASSES):
             card["r2_scale"]["point"] = self.trajectory_table()
         scores = {factor: self.mean_scores("point", factor) for factor in FACTORS["point"]}
         factor = best_factor(scores, "point")
-        errors = {json.dumps(ERRORS[0]): scores[factor]}
-        for error in ERRORS[1:]:
+        errors = {json.dumps(first): scores[factor]}
+        for error in (e for e in ERRORS if e != first):
             card["error"] = dict(error)
             errors[json.dumps(error)] = self.mean_scores("point", factor)
         card["error"] = json.loads(max(errors, key=lambda name: float(np.mean(errors[name]))))
-        if card["error"] != ERRORS[0]:
+        if card["error"] != first:
             again = (factor / 2, factor, factor * 2)
             scores = {f: self.mean_scores("point", f) for f in again}
             factor = best_factor(scores, "point")

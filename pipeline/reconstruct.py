@@ -29,10 +29,12 @@ from pipeline.machine import choose_device, device_name, peak_memory_mb, version
 from pipeline.measurement import FILE_NAME, file_digest, read_metadata, read_tensors, write_tensors
 from pipeline.problem import Units, load_problem
 from pipeline.settings import ReconstructSettings, build, require_choice, require_range
+from solvers.coupling import SliceCoupling, find_coupling
 from solvers.problem import Problem
 from solvers.registry import SOLVERS
 from solvers.registry import solver_settings as registered_settings
 from solvers.run import run_solver
+from solvers.settings import SettingsError
 
 POINT = "point"
 
@@ -46,6 +48,7 @@ class Job:
     problem: Problem
     units: Units
     prior: Any
+    coupling: SliceCoupling
     seed: int
     states: Path
 
@@ -70,10 +73,19 @@ def solver_settings(solver: str, settings: ReconstructSettings) -> Any:
         raise InputError(f"reconstruct: {error}") from error
 
 
+def slice_coupling(name: str) -> SliceCoupling:
+    """The coupling of that name; InputError for an unknown one."""
+    try:
+        return find_coupling(name)
+    except SettingsError as error:
+        raise InputError(f"reconstruct.coupling: {error}") from error
+
+
 def run(measurement: Path, solver: str, out: Path, settings: ReconstructSettings) -> None:
     """Write samples.safetensors, run.json and, where the solver has one, point.nii.gz into a folder, whole."""
     require_range(settings.samples, 1, 1000, "reconstruct.samples")
     chosen = solver_settings(solver, settings)
+    coupling = slice_coupling(settings.coupling)
     device = choose_device(settings.device)
     metadata = read_metadata(measurement / FILE_NAME)
     prior = load_prior(settings.prior, device)
@@ -84,7 +96,7 @@ def run(measurement: Path, solver: str, out: Path, settings: ReconstructSettings
         problem = replace(problem, sigma_init=settings.sigma_init)
     key = fingerprint(measurement, solver, chosen, settings, device, prior.card)
     with kept_states(out, key) as states:
-        job = Job(solver, chosen, problem, units, prior, settings.seed, states)
+        job = Job(solver, chosen, problem, units, prior, coupling, settings.seed, states)
         names = ([POINT] if settings.point and has_point(chosen) else []) + list(range(settings.samples))
         finished = all_runs(job, names)
         with atomic_directory(out) as folder:
@@ -114,16 +126,20 @@ def one_run(job: Job, name: str | int, progress: Callable[[int, int], None]) -> 
         return path
     point = name == POINT
     settings = replace(job.settings, mode=POINT) if point else job.settings
-    result = run_solver(
-        job.solver,
-        job.problem,
-        job.prior,
-        settings,
-        seed=job.seed,
-        sample=name,
-        checkpoint=job.states / f"{name}.state.safetensors",
-        progress=progress,
-    )
+    try:
+        result = run_solver(
+            job.solver,
+            job.problem,
+            job.prior,
+            settings,
+            seed=job.seed,
+            sample=name,
+            checkpoint=job.states / f"{name}.state.safetensors",
+            progress=progress,
+            coupling=job.coupling,
+        )
+    except SettingsError as error:
+        raise InputError(f"reconstruct: {error}") from error
     estimate = result.estimate
     if not bool(torch.isfinite(torch.view_as_real(estimate) if estimate.is_complex() else estimate).all()):
         raise InputError(
@@ -196,6 +212,7 @@ def fingerprint(
         "measurement": file_digest(measurement / FILE_NAME),
         "solver": solver,
         "settings": asdict(chosen),
+        "coupling": settings.coupling,
         "seed": settings.seed,
         "sigma_init": settings.sigma_init,
         "device": device,

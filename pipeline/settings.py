@@ -78,6 +78,7 @@ class ReconstructSettings:
     seed: int = 0
     device: str = "auto"
     preset: str | None = None
+    coupling: str = "none"
     sigma_init: float | None = None
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
 

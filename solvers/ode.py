@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from solvers.correction import ErrorModel, correct
+from solvers.correction import ErrorModel, correct, error_correlation
 from solvers.draws import Draws
 from solvers.problem import Problem
 from solvers.schedule import karras_levels
@@ -30,8 +30,8 @@ class OdeSettings:
     """update: "ddim", "dds", "full", "dpmpp_2m" or "evodiff". eta: share of fresh noise of the first two.
 
     trust: factor on the predicted error variance on top of the prior's own calibration for samples. error_length_mm,
-    error_pixels: correlation length of the denoiser's error along z and in the slice. noise_length_mm: of fresh noise
-    along z, 0 for independent slices. pure_noise drops x_init.
+    error_pixels: correlation length of the denoiser's error along z and in the slice; null: the prior's card.
+    noise_length_mm: of fresh noise along z, 0 for independent slices. pure_noise drops x_init.
     """
 
     levels: int = 15
@@ -40,8 +40,8 @@ class OdeSettings:
     update: str = "dpmpp_2m"
     eta: float = 0.0
     trust: float = 1.0
-    error_length_mm: float = 6.0
-    error_pixels: float = 1.0
+    error_length_mm: float | None = None
+    error_pixels: float | None = None
     cg_iterations: int = 30
     cg_tolerance: float = 1e-3
     noise_length_mm: float = 0.0
@@ -67,10 +67,7 @@ def ode(
     white Gaussian volumes. It says nothing about directions in which V is not the covariance of x given x_sigma.
     """
     c = coupling_coefficient(problem.spacing_mm[0], settings.noise_length_mm)
-    error_c = (
-        coupling_coefficient(problem.spacing_mm[0], settings.error_length_mm),
-        *(2 * (coupling_coefficient(1.0, settings.error_pixels),)),
-    )
+    error_c = error_correlation(problem, prior, settings.error_length_mm, settings.error_pixels)
     sigmas = karras_levels(settings.sigma_max or problem.sigma_init, settings.sigma_min, settings.levels)
 
     def noise(level: int) -> Tensor:
