@@ -189,7 +189,12 @@ def test_fingerprint_sees_files_not_hidden_ones(place):
     assert plan_of.fingerprint(folder) != added
 
 
-SHIPPED = [ROOT / "configs" / "demo.yaml", *sorted((ROOT / "configs").glob("*/*.yaml"))]
+def for_snakemake(path):
+    """Configs of single commands, such as that of pipeline.adapt, have sections of their own."""
+    return bool({"cohorts", "train"} & set(yaml.safe_load(path.read_text())))
+
+
+SHIPPED = [ROOT / "configs" / "demo.yaml", *filter(for_snakemake, sorted((ROOT / "configs").glob("*/*.yaml")))]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
