@@ -13,7 +13,7 @@ from pipeline.report import main
 SHAPE_ZYX = (12, 36, 40)
 AFFINE = np.array([[-10.0, 0, 0, 200], [0, -10.0, 0, 180], [0, 0, 5.0, -30], [0, 0, 0, 1]])
 STD, HALF = 20.0, 50.0
-SUPPORT = 0.63
+SUPPORT = 0.27
 LABELS = ("c", "s", "n")
 CHECKS = {
     "chi2": [0.9, 1.1],

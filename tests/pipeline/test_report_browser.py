@@ -43,11 +43,12 @@ def open_page(chromium):
     def open_file(path: Path):
         page, wrong = chromium.new_page(viewport={"width": 1366, "height": 768}), []
         opened.append(page)
+        page.set_default_timeout(120_000)
         page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else wrong.append(r.url))
         page.goto(path.as_uri())
-        page.wait_for_selector("html[data-status=ready]", state="attached", timeout=120_000)
+        page.wait_for_selector("html[data-status=ready]", state="attached")
         return page, wrong
 
     yield open_file
