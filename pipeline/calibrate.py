@@ -34,10 +34,10 @@ from pipeline.problem import load_problem
 from solvers.problem import Problem
 from solvers.run import run_solver
 
-FACTORS = {"point": (0.5, 1.0, 2.0, 4.0), "sample": (1.0, 2.0, 4.0, 8.0)}
+FACTORS = {"point": (0.25, 0.5, 1.0, 2.0), "sample": (1.0, 2.0, 4.0, 8.0)}
 # Correlation lengths of the denoiser's error. The fit starts at FIRST_ERROR: streaks of CT go through several slices.
-ERRORS = tuple({"length_mm": length, "pixels": pixels} for length in (6.0, 0.0) for pixels in (1.0, 2.0))
-FIRST_ERROR = {"ct": ERRORS[0], "mr": ERRORS[2]}
+ERRORS = tuple({"length_mm": length, "pixels": pixels} for length in (6.0, 0.0) for pixels in (1.0, 2.0, 3.0))
+FIRST_ERROR = {"ct": ERRORS[0], "mr": ERRORS[3]}
 PASSES = 2
 GRID = tuple(float(s) for s in np.geomspace(0.02, 1.5, 12))
 
@@ -154,7 +154,7 @@ class Fit:
         """Table, factor and error correlation of point estimates; the correlation goes onto the prior's card."""
         card = self.prior.card
         first = FIRST_ERROR[self.prior.modality]
-        card["error"] = dict(first)
+        card["error"] = {"point": dict(first), "sample": dict(first)}
         card["r2_scale"] = {"point": {"sigma": list(GRID), "scale": [1.0] * len(GRID)}}
         for _ in range(PASSES):
             card["r2_scale"]["point"] = self.trajectory_table()
@@ -162,10 +162,10 @@ class Fit:
         factor = best_factor(scores, "point")
         errors = {json.dumps(first): scores[factor]}
         for error in (e for e in ERRORS if e != first):
-            card["error"] = dict(error)
+            card["error"]["point"] = dict(error)
             errors[json.dumps(error)] = self.mean_scores("point", factor)
-        card["error"] = json.loads(max(errors, key=lambda name: float(np.mean(errors[name]))))
-        if card["error"] != first:
+        card["error"]["point"] = json.loads(max(errors, key=lambda name: float(np.mean(errors[name]))))
+        if card["error"]["point"] != first:
             again = (factor / 2, factor, factor * 2)
             scores = {f: self.mean_scores("point", f) for f in again}
             factor = best_factor(scores, "point")

@@ -52,10 +52,11 @@ class ErrorModel:
 
 
 def error_correlation(
-    problem: Problem, prior: SlicePrior, length_mm: float | None, pixels: float | None
+    problem: Problem, prior: SlicePrior, purpose: str, length_mm: float | None, pixels: float | None
 ) -> tuple[float, float, float]:
-    """Lag-1 correlation (z, y, x) of the denoiser's error; what is null is the card's `error`, white without one."""
-    card = prior.card.get("error", {})
+    """Lag-1 correlation (z, y, x) of the denoiser's error; what is null is the card's `error` for the purpose ("point"
+    or "sample"), white without one."""
+    card = prior.card.get("error", {}).get(purpose, {})
     length_mm = card.get("length_mm", 0.0) if length_mm is None else length_mm
     pixels = card.get("pixels", 0.0) if pixels is None else pixels
     in_slice = coupling_coefficient(1.0, pixels)

@@ -67,7 +67,7 @@ def pam(
     """
     sample = settings.mode == "sample"
     noise_c = coupling_coefficient(problem.spacing_mm[0], settings.noise_length_mm) if sample else 0.0
-    error_c = error_correlation(problem, prior, settings.error_length_mm, settings.error_pixels)
+    error_c = error_correlation(problem, prior, settings.mode, settings.error_length_mm, settings.error_pixels)
     sigmas = karras_levels(
         settings.sigma_max or problem.sigma_init, settings.sigma_min or SIGMA_MIN[settings.mode], settings.levels
     )
