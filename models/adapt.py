@@ -39,16 +39,17 @@ class LowRank(nn.Module):
 def make_adaptable(network: SliceNetwork, kind: str, rank: int, generator: torch.Generator) -> list[nn.Parameter]:
     """Freezes the network and returns the parameters that are left to train.
 
-    "low_rank": a rank-`rank` update of every convolution. "last_layers": the last up-sampling block and what follows
-    it. ValueError for another kind.
+    "low_rank": a rank-`rank` update of every convolution. "last_layers": the convolutions of the last up-sampling block
+    and the one after it; normalisations stay, since torch 2.13 writes to a null pointer in the backward pass of a group
+    norm in channels-last layout that has a gradient for its weight and none for its input. ValueError for another kind.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
     network.requires_grad_(False)
     if kind == "last_layers":
         unet = network.unet
-        chosen = [p for part in (unet.up_blocks[-1], unet.conv_norm_out, unet.conv_out) for p in part.parameters()]
-        return [p.requires_grad_(True) for p in chosen]
+        layers = [m for part in (unet.up_blocks[-1], unet.conv_out) for m in part.modules() if isinstance(m, nn.Conv2d)]
+        return [p.requires_grad_(True) for layer in layers for p in layer.parameters()]
     chosen = []
     for layer in [m for m in network.modules() if isinstance(m, nn.Conv2d)]:
         update = LowRank(layer.weight, rank, generator)
