@@ -54,7 +54,8 @@ class ReportSeries:
 
     `shown` is the key of the reconstruction that the page opens with; `interval` the probability of lower..upper.
     `metrics` has the rows of metrics.tsv as text; `provenance` maps a heading to (name, value) pairs. Of the shown
-    solver: `curves` and `checks` as the evaluate and support stages wrote them, `conformal` as the uncertainty stage.
+    solver: `curves` and `checks` as the evaluate and support stages wrote them, `conformal` as the uncertainty stage,
+    `alarm` as the alarm stage.
     """
 
     cohort: str
@@ -71,6 +72,7 @@ class ReportSeries:
     curves: dict[str, Any] = field(default_factory=dict)
     checks: dict[str, Any] = field(default_factory=dict)
     conformal: dict[str, Any] = field(default_factory=dict)
+    alarm: dict[str, Any] = field(default_factory=dict)
 
     @property
     def unit(self) -> str:
@@ -158,6 +160,7 @@ def load_series(
         curves=_read_json(folder / "uncertainty_curves.json").get(f"{solvers[0]}_mean", {}),
         checks=_read_json(folder / "uncertainty" / solvers[0] / "checks.json"),
         conformal=summary.get("conformal") or {},
+        alarm=_read_json(folder / "alarm" / solvers[0] / "alarm.json"),
     )
 
 

@@ -61,11 +61,18 @@ def light(value: float, limits: tuple[tuple[float, float], tuple[float, float]])
 
 def verdicts(series: ReportSeries) -> list[Verdict]:
     """Checks without truth first, then those with truth, then what a calibration cohort promises."""
-    found = [_residual(series.checks), _heldout(series.checks), _priors(series.checks)]
+    found = [_alarm(series.alarm), _residual(series.checks), _heldout(series.checks), _priors(series.checks)]
     found += [_coverage(series.curves), _blocks(series.curves)]
     if sentence := series.conformal.get("sentence"):
         found.append(Verdict(GOOD, "Calibrated interval", str(sentence)))
     return [verdict for verdict in found if verdict]
+
+
+def _alarm(alarm: dict[str, Any]) -> Verdict | None:
+    if "verdict" not in alarm:
+        return None
+    state = {"in": GOOD, "unsure": CARE, "out": BAD}.get(alarm["verdict"], UNKNOWN)
+    return Verdict(state, "What the prior was trained for", str(alarm.get("sentence", "")))
 
 
 def _residual(checks: dict[str, Any]) -> Verdict | None:

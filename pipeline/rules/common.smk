@@ -57,13 +57,14 @@ def gpus(wildcards):
 
 
 def for_methods(wildcards):
-    """Every baseline and every solver's reconstruction and uncertainty of one series."""
+    """Every baseline, every solver's reconstruction and uncertainty, and the shown solver's alarm, of one series."""
     cohort = PLAN.cohorts[wildcards.cohort]
     here = f"<results>/{wildcards.cohort}/{wildcards.study}/{wildcards.series}"
     return [
         *(f"{here}/baseline/{method}.json" for method in cohort.baselines),
         *(f"{here}/reconstruct/{solver}/run.json" for solver in cohort.solvers),
         *(f"{here}/uncertainty/{solver}/uncertainty.json" for solver in cohort.solvers),
+        f"{here}/alarm/{cohort.solvers[0]}/alarm.json",
     ]
 
 
