@@ -1,11 +1,10 @@
 """Which images raise the alarm: volumes the prior should know, volumes it should not, and what a study sees of both.
 
-    python -m benchmarks.alarm --modality ct --prior models/weights/ct --volumes FOLDER --known FILE [--known FILE ...]
-        --base FILE --other FILE
+    python -m benchmarks.alarm --prior models/weights/ct --known FILE [--known FILE ...] --base FILE --other FILE
 
-FOLDER holds the reference volumes of the alarm table, which is made anew; `--known` are further volumes of patients
-that are in no table; what the prior should not know is made of the middle slices of `--base` and of `--other`, a volume
-of the other modality. Writes docs/results/alarm_<modality>.md.
+The limits are those of the card. `--known` are volumes of patients that are in no table; what the prior should not know
+is made of the middle slices of `--base` and of `--other`, a volume of the other modality. Writes
+docs/results/alarm_<modality>.md.
 """
 
 import argparse
@@ -21,7 +20,7 @@ from torch.nn import functional
 
 from benchmarks.series import machine
 from data.nifti import write_volume
-from models.ood import KINDS, SIGMAS, Ratios, card_error, judge, ratios, reference_table
+from models.ood import KINDS, SIGMAS, Ratios, card_error, judge, limits_again, ratios
 from models.prior import SlicePrior, load_prior
 from models.volumes import TrainingVolume
 from pipeline import measure
@@ -147,37 +146,40 @@ def table_lines(prior: SlicePrior, arguments: argparse.Namespace) -> list[str]:
 @main_wrapper
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--modality", choices=("ct", "mr"), required=True)
-    parser.add_argument("--prior", type=Path, required=True)
-    parser.add_argument("--volumes", type=Path, required=True, help="reference volumes of the alarm table")
+    parser.add_argument("--prior", type=Path, required=True, help="folder of a prior whose card has an alarm table")
     parser.add_argument("--known", type=Path, action="append", default=[])
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--other", type=Path, required=True)
     arguments = parser.parse_args(argv)
     prior = load_prior(arguments.prior)
-    reference = [read_training_volume(p, prior.modality) for p in sorted(arguments.volumes.glob("*.nii.gz"))]
-    prior.card["alarm"] = reference_table(prior, reference)
-    rows = table_lines(prior, arguments)
+    prior.card["alarm"] = limits_again(prior.card["alarm"])
+    write_page(prior, arguments, table_lines(prior, arguments))
+    return 0
+
+
+def write_page(prior: SlicePrior, arguments: argparse.Namespace, rows: list[str]) -> None:
+    """The table under its conditions; ends with alarm_<modality>_notes.md where there is one."""
+    modality, table = prior.modality, prior.card["alarm"]
     known = " ".join(f"--known {path.name}" for path in arguments.known)
+    held_out = sorted(set(table["volumes"]) - set(table["trained_on"]))
     lines = [
-        f"# What raises the alarm, {arguments.modality.upper()}",
+        f"# What raises the alarm, {modality.upper()}",
         "",
-        f"Command: `python -m benchmarks.alarm --modality {arguments.modality} --prior {arguments.prior} --volumes "
-        f"{arguments.volumes.name} {known} --base {arguments.base.name} --other {arguments.other.name}`.",
+        f"Command: `python -m benchmarks.alarm --prior {arguments.prior} {known} --base {arguments.base.name} --other "
+        f"{arguments.other.name}`.",
         f"Seed 0. Machine: {machine()}. Prior: sha256 {prior.card['sha256'][:12]}. Reconstructions: mean of two PaM "
-        f"samples, `{json.dumps(MEASURE[arguments.modality])}`.",
-        f"Limits are prediction intervals from {len(reference)} volumes "
-        f"({', '.join(sorted({v.name for v in reference} - set(prior.card['alarm']['trained_on'])))} held out from "
-        "training); known volumes are in no table. Columns: the ratio and its noise level, see models/ood.py.",
+        f"samples, `{json.dumps(MEASURE[modality])}`.",
+        f"Limits are prediction intervals from {len(table['volumes'])} volumes (held out from training: "
+        f"{', '.join(held_out)}); known volumes are in no table. Columns: the ratio and its noise level, see "
+        "models/ood.py.",
         "",
         *rows,
     ]
-    notes = PAGES / f"alarm_{arguments.modality}_notes.md"
+    notes = PAGES / f"alarm_{modality}_notes.md"
     if notes.is_file():
         lines += ["", notes.read_text(encoding="utf-8").strip()]
     PAGES.mkdir(parents=True, exist_ok=True)
-    (PAGES / f"alarm_{arguments.modality}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return 0
+    (PAGES / f"alarm_{modality}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

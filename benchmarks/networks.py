@@ -21,6 +21,7 @@ from torch import Tensor
 
 from benchmarks.networks_page import write_page
 from benchmarks.series import make_series
+from data.atomic import atomic_path
 from models.preconditioning import denoise_slices
 from models.prior import SlicePrior
 from models.training import (
@@ -96,13 +97,17 @@ def scan(volume: Path, slices: tuple[int, int]) -> Scan:
     return Scan(problem, torch.from_numpy(truth))
 
 
-def paired(path: Path) -> TrainingVolume:
-    """The middle slices of a volume with the solvers' classical start beside them."""
+def paired(path: Path, folder: Path) -> TrainingVolume:
+    """The middle slices of a volume with the solvers' classical start beside them, which is kept in `folder`."""
     whole = read_training_volume(path, "ct")
     first = max((len(whole.slices) - PAIRED_SLICES) // 2, 0)
-    measured = scan(path, (first, first + PAIRED_SLICES))
-    degraded = measured.problem.x_init.numpy().astype(np.float16)
-    return replace(whole, slices=measured.truth.numpy().astype(np.float16), degraded=degraded)
+    kept = folder / f"{whole.name}.npy"
+    if not kept.exists():
+        start = scan(path, (first, first + PAIRED_SLICES)).problem.x_init.numpy()
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(kept) as part:
+            np.save(part, start.astype(np.float16))
+    return replace(whole, slices=whole.slices[first : first + PAIRED_SLICES], degraded=np.load(kept))
 
 
 def train_in_turns(data: dict[str, list[TrainingVolume]], seconds: float, folder: Path) -> dict[str, TrainingState]:
@@ -180,7 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=150.0, help="CPU seconds of training for each variant")
     arguments = parser.parse_args(argv)
     kept, held = split(arguments.volumes, [arguments.held_out])
-    volumes, pairs = [read_training_volume(path, "ct") for path in kept], [paired(path) for path in kept]
+    volumes = [read_training_volume(path, "ct") for path in kept]
+    pairs = [paired(path, arguments.state / "pairs") for path in kept]
     states = train_in_turns(
         {name: pairs if name in PAIRED else volumes for name in VARIANTS}, arguments.seconds, arguments.state
     )

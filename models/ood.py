@@ -108,6 +108,12 @@ def reference_table(prior: SlicePrior, volumes: list[TrainingVolume], seed: int 
     return alarm_table(reference) | {"trained_on": sorted(trained), "ratios": measured}
 
 
+def limits_again(table: dict[str, Any]) -> dict[str, Any]:
+    """A card's alarm table with limits found again from the ratios that it holds; no network call."""
+    reference = {name: Ratios(tuple(r["error"]), tuple(r["predicted"])) for name, r in table["ratios"].items()}
+    return table | alarm_table(reference)
+
+
 def judge(measured: Ratios, card: dict[str, Any]) -> Verdict:
     """What the card's alarm table says of a volume's ratios; "unsure" for a card without one."""
     table = card.get("alarm")

@@ -1,24 +1,26 @@
 """Stage `alarm`: does the prior know images like those of this study?
 
     python -m pipeline.alarm check --reconstruction DIR --out alarm.json --settings JSON
-    python -m pipeline.alarm table --prior DIR --volumes FOLDER
+    python -m pipeline.alarm table --prior DIR [--volumes FOLDER]
 
 `check` judges the mean of a study's posterior samples against the alarm table of the prior's card. `table` makes that
 table from a folder of clean volumes that the prior should know, and writes it on the card: no training is needed.
+Without a folder the limits are found again from the ratios on the card.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from data.atomic import write_text
 from data.errors import InputError
-from models.ood import SIGMAS, judge, ratios, reference_table
-from models.prior import CARD, load_prior
+from models.ood import SIGMAS, judge, limits_again, ratios, reference_table
+from models.prior import CARD, SlicePrior, load_prior
 from models.release import card_text
 from pipeline.cli import json_object, main_wrapper
 from pipeline.machine import choose_device
@@ -56,17 +58,28 @@ def pairs(values: Sequence[float]) -> list[list[float]]:
     return [[sigma, round(value, 4)] for sigma, value in zip(SIGMAS, values, strict=True)]
 
 
-def table(prior_folder: Path, volumes: Path) -> None:
-    """Writes the alarm table of all volumes in a folder on the prior's card and into its README."""
+def table(prior_folder: Path, volumes: Path | None) -> None:
+    """Writes the alarm table of all volumes in a folder, or of those on the card, on the card and into its README."""
     prior = load_prior(prior_folder)
-    paths = sorted(volumes.glob("*.nii.gz")) + sorted(volumes.glob("*.nii"))
-    try:
-        limits = reference_table(prior, [read_training_volume(path, prior.modality) for path in paths])
-    except ValueError as error:
-        raise InputError(f"{volumes}: {error}; name a folder with more clean volumes.") from error
+    if volumes is None:
+        if "alarm" not in prior.card:
+            raise InputError(
+                f"{prior_folder / CARD} has no alarm table; name a folder of clean volumes with --volumes."
+            )
+        limits = limits_again(prior.card["alarm"])
+    else:
+        limits = table_of(prior, volumes)
     card = prior.card | {"alarm": limits}
     write_text(prior_folder / CARD, json.dumps(card, indent=1))
     write_text(prior_folder / "README.md", card_text(card))
+
+
+def table_of(prior: SlicePrior, volumes: Path) -> dict[str, Any]:
+    paths = sorted(volumes.glob("*.nii.gz")) + sorted(volumes.glob("*.nii"))
+    try:
+        return reference_table(prior, [read_training_volume(path, prior.modality) for path in paths])
+    except ValueError as error:
+        raise InputError(f"{volumes}: {error}; name a folder with more clean volumes.") from error
 
 
 @main_wrapper
@@ -79,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     checking.add_argument("--settings", default="{}", help="JSON object: the cohort's `reconstruct` section")
     making = commands.add_parser("table", help="write the alarm table on a prior's card")
     making.add_argument("--prior", type=Path, required=True)
-    making.add_argument("--volumes", type=Path, required=True, help="folder of clean volumes the prior should know")
+    making.add_argument("--volumes", type=Path, help="folder of clean volumes that the prior should know")
     arguments = parser.parse_args(argv)
     if arguments.command == "table":
         table(arguments.prior, arguments.volumes)

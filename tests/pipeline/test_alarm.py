@@ -95,6 +95,26 @@ def test_the_table_says_what_it_was_made_of(tmp_path, prior):
     assert "Out-of-distribution alarm" in (tmp_path / "prior" / "README.md").read_text()
 
 
+def test_limits_are_found_again_from_the_ratios_on_the_card(tmp_path, prior):
+    (tmp_path / "clean").mkdir()
+    assert make_table(tmp_path) == 0
+    path = tmp_path / "prior" / "prior.json"
+    made = json.loads(path.read_text())
+    spoilt = made | {"alarm": made["alarm"] | {"error": {}, "predicted": {}}}
+    path.write_text(json.dumps(spoilt))
+    calls = len(prior)
+    assert alarm.main(["table", "--prior", str(tmp_path / "prior")]) == 0
+    assert len(prior) == calls
+    again = json.loads(path.read_text())
+    assert again["alarm"]["trained_on"] == ["v1"]
+    for kind in ("error", "predicted"):
+        for name, values in made["alarm"][kind].items():
+            np.testing.assert_allclose(again["alarm"][kind][name], values, rtol=1e-3)
+    del made["alarm"]
+    path.write_text(json.dumps(made))
+    assert alarm.main(["table", "--prior", str(tmp_path / "prior")]) == 1
+
+
 def test_a_card_without_a_table_leaves_the_verdict_open(tmp_path, prior):
     out = tmp_path / "alarm.json"
     arguments = ["check", "--reconstruction", str(reconstruction(tmp_path, STD)), "--out", str(out)]
