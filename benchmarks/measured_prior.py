@@ -78,7 +78,7 @@ def simulate(volumes: list[Path], held_out: str, work: Path) -> list[Path]:
             "start_deg": 180 / VIEWS * index / len(volumes),
             "noise_of_largest_ray": 0.01,
             "working_matrix": MATRIX,
-            "model_error": 0.006,
+            "model_error": 0.01,
             "seed": index,
         }
         measure.main(["--input", str(series), "--out", str(work / name), "--settings", json.dumps(section)])

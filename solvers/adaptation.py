@@ -19,7 +19,6 @@ from torch import Tensor
 from models.adapt import denoise_slab, make_adaptable, merge, restore, snapshot
 from models.preconditioning import scalings
 from models.prior import SlicePrior
-from solvers.classical.registry import CLASSICAL
 from solvers.correction import ErrorModel, correct
 from solvers.draws import Draws
 from solvers.problem import Problem
@@ -41,8 +40,6 @@ class AdaptationSettings:
     self_training        weight of the denoising loss on the study's own reconstruction
     consistency          weight of the measurement consistency of the denoised slices
     target               "point": PaM's point estimate is the reconstruction, "sample": a posterior sample
-    classical            classical method whose image is trained on first where it predicts the held-out samples better
-                         than the prior does, which is what a prior at a loss looks like; null: none
     slices               neighbouring slices of one step
     held_out             share of the views (CT) or k-space lines (MR) kept for stopping
     least_gain           smallest relative gain of the held-out error that counts
@@ -58,10 +55,9 @@ class AdaptationSettings:
     self_training: float = 1.0
     consistency: float = 1.0
     target: str = "point"
-    classical: str | None = "tv"
     slices: int = 4
     held_out: float = 0.1
-    least_gain: float = 0.01
+    least_gain: float = 0.03
     sigma_min: float = 0.02
     sigma_max: float = 0.5
     pam: dict[str, Any] = field(default_factory=dict)
@@ -69,7 +65,6 @@ class AdaptationSettings:
     def __post_init__(self) -> None:
         require(self.kind in ("low_rank", "last_layers"), "kind must be 'low_rank' or 'last_layers'.")
         require(self.target in ("point", "sample"), "target must be 'point' or 'sample'.")
-        require(self.classical is None or self.classical in CLASSICAL, f"classical is null, {', '.join(CLASSICAL)}.")
         counts = (self.rank, self.rounds, self.steps, self.slices)
         require(min(counts) >= 1, "rank, rounds, steps and slices must be at least 1.")
         require(0 < self.held_out < 1, "held_out must lie between 0 and 1.")
@@ -130,7 +125,7 @@ def adapt(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Adapted:
     """Alternates reconstruction (PaM on the fitted part of y) and tuning; keeps the round that predicts the held-out
-    part best, round 0 being the prior as it was. The first tuning may take a classical image in place of PaM's.
+    part best, round 0 being the prior as it was.
 
     One step at noise level sigma, on a slab of the reconstruction x^ with h = D(x^ + sigma n):
     loss = a |h - x^|^2 / c_out^2 + b |h - P(h)|^2 / c_out^2 + the variance head's likelihood of h - x^,
@@ -142,9 +137,6 @@ def adapt(
     optimiser = torch.optim.Adam(parameters, settings.learning_rate)
     x = _reconstruct(fit, prior, settings, draws, 0)
     chi2, best, kept = [test.chi2(x)], 0, snapshot(parameters)
-    if settings.classical is not None:
-        rival = CLASSICAL[settings.classical](fit)
-        x = rival if test.chi2(rival) < chi2[0] else x
     total = settings.rounds * settings.steps
     for index in range(settings.rounds):
         for step in range(settings.steps):

@@ -25,7 +25,7 @@ from solvers.problem import Problem
 from solvers.settings import SettingsError
 
 SPACING = (3.0, 4.0, 4.0)
-QUICK = {"rounds": 2, "steps": 8, "slices": 2, "rank": 2, "pam": {"levels": 3}, "held_out": 0.2, "classical": "cgls"}
+QUICK = {"rounds": 2, "steps": 8, "slices": 2, "rank": 2, "pam": {"levels": 3}, "held_out": 0.2}
 
 
 def tiny_network(channels=1):
@@ -128,7 +128,7 @@ def test_the_round_that_predicts_held_out_views_best_is_kept(problem, monkeypatc
     kept = []
     monkeypatch.setattr(adaptation, "_reconstruct", reconstruct)
     monkeypatch.setattr(adaptation, "restore", lambda parameters, values: kept.extend(values))
-    settings = AdaptationSettings(**QUICK | {"rounds": 4, "steps": 1, "classical": None})
+    settings = AdaptationSettings(**QUICK | {"rounds": 4, "steps": 1})
     result = adapt(problem, tiny_prior(), settings, Draws(0))
     errors = result.heldout_chi2
     assert result.best_round == 2
@@ -141,7 +141,7 @@ def test_the_round_that_predicts_held_out_views_best_is_kept(problem, monkeypatc
 
 def test_tuning_lowers_the_loss_on_noise_it_has_not_seen(problem, monkeypatch):
     image = torch.from_numpy(discs().array_zyx.astype(np.float32) / 1000)
-    settings = AdaptationSettings(**QUICK | {"rounds": 1, "steps": 20, "rank": 8, "classical": None, "least_gain": -99})
+    settings = AdaptationSettings(**QUICK | {"rounds": 1, "steps": 20, "rank": 8, "least_gain": -99})
     settings = replace(settings, learning_rate=5e-3)
 
     def loss(prior):
@@ -162,22 +162,6 @@ def test_adapting_that_does_harm_leaves_the_prior_as_it_was(problem):
     assert len(result.heldout_chi2) == 2
     plain = tiny_network().state_dict()
     assert all(torch.equal(value, plain[name]) for name, value in result.prior.network.state_dict().items())
-
-
-def test_first_target_is_the_image_that_predicts_held_out_views_better(problem, monkeypatch):
-    """The classical image replaces the prior's where it is better, and only there."""
-    targets, truth = [], torch.from_numpy(discs().array_zyx.astype(np.float32) / 1000)
-
-    def loss(fit, x, prior, settings, draws):
-        targets.append(x)
-        return step_loss(fit, x, prior, settings, draws)
-
-    for image in (truth, torch.full_like(truth, 2.0)):
-        monkeypatch.setattr(adaptation, "step_loss", loss)
-        monkeypatch.setitem(adaptation.CLASSICAL, "cgls", lambda fit, image=image: image)
-        adapt(problem, tiny_prior(), AdaptationSettings(**QUICK | {"rounds": 1, "steps": 1}), Draws(0))
-    assert torch.equal(targets[0], truth)
-    assert not torch.equal(targets[1], torch.full_like(truth, 2.0))
 
 
 def test_written_prior_loads_and_says_where_it_comes_from(folders, tmp_path, capsys):
@@ -203,7 +187,6 @@ def test_written_prior_loads_and_says_where_it_comes_from(folders, tmp_path, cap
         ({"steeps": 3}, "did you mean 'steps'"),
         ({"kind": "prompt"}, "low_rank"),
         ({"held_out": 1.5}, "held_out must lie"),
-        ({"classical": "magic"}, "classical is null, fbp"),
         ({"self_training": 0, "consistency": 0}, "one of self_training"),
     ],
 )
