@@ -3,7 +3,6 @@
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,6 @@ from pipeline.measure_mr import adopt_mr, hold_out_kspace, simulate_mr
 from pipeline.measurement import Measurement, read_tensors, write_measurement
 from pipeline.problem import with_start
 from pipeline.settings import CtMeasureSettings, MrMeasureSettings, build, require_choice
-
-
-@dataclass(frozen=True)
-class HoldoutSettings:
-    """holdout_views: views of a CT measurement that the reconstruction does not see, to test its predictions."""
-
-    holdout_views: int = 0
-
-
-HOLDOUT_KEYS = {"holdout_views"}
 
 
 def measure(series: Path, section: dict[str, Any]) -> tuple[Measurement, np.ndarray | None]:
@@ -48,9 +37,9 @@ def measure(series: Path, section: dict[str, Any]) -> tuple[Measurement, np.ndar
     if not np.isfinite(volume.array_zyx).all():
         raise InputError(f"{path}: holds values that are not finite; leave this series out.")
     if modality == "ct":
-        heldout = build(HoldoutSettings, {key: section.pop(key) for key in HOLDOUT_KEYS & set(section)}, "measure")
-        measurement, truth = simulate_ct(volume, build(CtMeasureSettings, section, "measure"), str(path))
-        return hold_out_views(measurement, heldout.holdout_views), truth
+        settings = build(CtMeasureSettings, section, "measure")
+        measurement, truth = simulate_ct(volume, settings, str(path))
+        return hold_out_views(measurement, settings.holdout_views), truth
     # Simulated k-space is tested on data of its own only where the config asks for it.
     settings = build(MrMeasureSettings, {"holdout_fraction": 0.0} | section, "measure")
     measurement, truth = simulate_mr(volume, settings, str(path))

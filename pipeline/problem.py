@@ -5,6 +5,7 @@ var(y) = var(p)/(mu |R|)^2. MR: u = image/scale with scale the 99.5th percentile
 A = (mask F S)/|A|, y = k-space/(scale |A|). Weights are inverse variances of y, per real component.
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -25,7 +26,9 @@ from pipeline.seeds import generator
 from solvers.conjugate_gradient import conjugate_gradient
 from solvers.problem import Problem
 
-CT_SIGMA_INIT = 0.3
+# Least noise level of the start, and the start's relative error up to which it will do (see ct_sigma_init).
+CT_SIGMA_INIT, CT_START_ERROR = 0.3, 0.2
+CT_LARGEST_SIGMA_INIT = 1.0
 MR_SIGMA_INIT = 0.3
 CT_SMOOTHNESS = 0.003
 CT_ITERATIONS = 30
@@ -79,15 +82,17 @@ def load_problem(directory: Path, device: str = "cpu") -> tuple[Problem, Units]:
 
 
 def with_start(measurement: Measurement) -> Measurement:
-    """The measurement with what takes time to find: |A| and the classical start, so that it is found once."""
+    """The measurement with what takes time to find: |A|, the classical start and its noise level, so that it is found
+    once."""
     problem, units = _ct_problem(measurement) if measurement.modality == "ct" else _mr_problem(measurement)
     factor = units.scale if measurement.modality == "mr" else 1.0
+    found = {"operator_norm": problem.A.factor, "sigma_init": problem.sigma_init}
     tensors = measurement.tensors | {"start": (problem.x_init * factor).numpy()}
-    return Measurement(tensors, measurement.metadata | {"operator_norm": problem.A.factor})
+    return Measurement(tensors, measurement.metadata | found)
 
 
-def smooth_start(A: LinearOperator, y: Tensor, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """argmin_x |y - A x|^2_V / 2 + lambda |D x|^2 / 2 with D the 3D gradient, then no voxel below air (-1).
+def smooth_start(A: LinearOperator, y: Tensor, weights: Tensor, shape: tuple[int, ...], floor: float = -1.0) -> Tensor:
+    """argmin_x |y - A x|^2_V / 2 + lambda |D x|^2 / 2 with D the 3D gradient, then no voxel below `floor` (air).
 
     V = min(W, w) / w with w the tenth percentile of W: starved rays count less, the others alike, which thirty steps of
     conjugate gradients can solve where W itself, with rays through air, would need hundreds.
@@ -100,7 +105,31 @@ def smooth_start(A: LinearOperator, y: Tensor, weights: Tensor, shape: tuple[int
         return A.adjoint(even * A(x)) + CT_SMOOTHNESS * gradient.adjoint(gradient(x))
 
     b = A.adjoint(even * y)
-    return conjugate_gradient(matvec, b, torch.zeros(shape, dtype=b.dtype), CT_ITERATIONS, 1e-3).clamp_(min=-1)
+    return conjugate_gradient(matvec, b, torch.zeros(shape, dtype=b.dtype), CT_ITERATIONS, 1e-3).clamp_(min=floor)
+
+
+def natural_field(shape_yx: tuple[int, int]) -> Tensor:
+    """A random slice (1 y x) of unit mean square with the power spectrum of natural images, |k|^-3 for Fourier
+    coefficients of one slice's rows and columns; always the same one."""
+    ky, kx = (torch.fft.fftfreq(n, 1 / n) for n in shape_yx)
+    radius = (ky[:, None] ** 2 + kx[None, :] ** 2).sqrt().clamp_min(1)
+    white = torch.randn((1, *shape_yx), generator=generator(0, "field"))
+    field = torch.fft.ifft2(torch.fft.fft2(white) * radius**-1.5).real
+    return field / field.square().mean().sqrt()
+
+
+def ct_sigma_init(A: LinearOperator, weights: Tensor, shape_yx: tuple[int, int]) -> float:
+    """Noise level that hides what the start lacks: more where the geometry sees less.
+
+    What the geometry loses is the relative error e of `smooth_start` on a noiseless random field, which needs no truth:
+    0.17 at 30 views over 180 degrees, 0.33 at 8 views, 0.38 at 90 degrees. Between its ends the level grows with e^2:
+    for the latter two, 0.8 gave a held-out patient 0.4 and 0.7 dB more than 0.3.
+    """
+    field = natural_field(shape_yx)
+    seen = weights.expand(-1, *weights.shape[1:])[:1]
+    error = float((smooth_start(A, A(field), seen, field.shape, floor=-math.inf) - field).square().mean().sqrt())
+    wanted = CT_SIGMA_INIT * (error / CT_START_ERROR) ** 2
+    return min(max(CT_SIGMA_INIT, wanted), CT_LARGEST_SIGMA_INIT)
 
 
 def cg_sense_start(A: LinearOperator, y: Tensor, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -134,7 +163,7 @@ def _ct_problem(measurement: Measurement) -> tuple[Problem, Units]:
         y=y,
         weights=weights,
         x_init=x_init,
-        sigma_init=CT_SIGMA_INIT,
+        sigma_init=meta.get("sigma_init") or ct_sigma_init(A, weights, shape[1:]),
         spacing_mm=measurement.spacing_mm,
         shape=shape,
         dtype=torch.float32,

@@ -159,7 +159,7 @@ def one_run(job: Job, name: str | int, progress: Callable[[int, int], None]) -> 
 def write_results(
     folder: Path, job: Job, finished: dict[str | int, Path], metadata: dict[str, Any], settings: ReconstructSettings
 ) -> None:
-    """Samples as float32 (K z y x) in HU or magnitude, the point estimate as NIfTI, and run.json."""
+    """Samples as float32 (K z y x) in HU or magnitude with its phase, the point estimate as NIfTI, and run.json."""
     runs = {name: _read_done(path) for name, path in finished.items()}
     point = runs.pop(POINT, None)
     samples = np.stack([job.units.to_physical(done.estimate) for done in runs.values()])
@@ -167,7 +167,11 @@ def write_results(
     records = [done.record for done in runs.values()]
     everything = records + ([point.record] if point else [])
     shared = {"affine": metadata["affine"], "modality": metadata["modality"], "units": job.units.name}
-    write_tensors(folder / "samples.safetensors", {"samples": samples}, shared | {"solver": job.solver})
+    tensors = {"samples": samples}
+    if mean.is_complex():
+        # Magnitudes alone cannot predict k-space.
+        tensors["phase"] = np.stack([done.estimate.angle().numpy().astype(np.float16) for done in runs.values()])
+    write_tensors(folder / "samples.safetensors", tensors, shared | {"solver": job.solver})
     if point:
         array = job.units.to_physical(point.estimate)
         write_volume(folder / "point.nii.gz", array, job.units.affine, np.float32, f"{job.solver}, point estimate")

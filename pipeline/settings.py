@@ -22,6 +22,7 @@ class CtMeasureSettings:
     model_error: standard deviation of what the working grid cannot express, as a fraction of the root mean square line
     integral; weights take it for noise, without it bright rays that graze the skin are trusted too much. The default is
     what area-averaging 512 to 256 pixels costs in a chest, between 0.003 and 0.004.
+    holdout_views: views that the reconstruction does not see, spread over the range, to test its predictions.
     """
 
     source: str = "simulate"
@@ -39,6 +40,7 @@ class CtMeasureSettings:
     simulation_model: str = "strip"
     reconstruction_model: str = "linear"
     model_error: float = 0.003
+    holdout_views: int = 0
     seed: int = 0
 
 
@@ -49,7 +51,8 @@ class MrMeasureSettings:
     noise_fraction: noise in each of real and imaginary part, as a fraction of the image's 99.5th percentile.
     working_spacing_mm null: the native grid; otherwise k-space is cropped to the nearest even matrix.
     sensitivities: known | estimated | null, which is known for simulated and estimated for measured data.
-    holdout_fraction: share of the measured places outside the calibration region kept for testing (measured only).
+    holdout_fraction: share of the measured places outside the calibration region kept for testing; simulated
+    measurements keep none unless the config says so.
     """
 
     source: str = "simulate"
@@ -85,7 +88,14 @@ class ReconstructSettings:
 
 @dataclass(frozen=True)
 class UncertaintySettings:
+    """interval: probability of the interval. conformal: a calibration made by pipeline.conformal, or null.
+
+    second_prior: a prior's folder; the support stage reconstructs with it too, to see what depends on the prior.
+    """
+
     interval: float = 0.9
+    conformal: str | None = None
+    second_prior: str | None = None
 
 
 def build(settings_class: type[Settings], section: dict[str, Any], stage: str) -> Settings:

@@ -7,7 +7,6 @@ right, lies in m +- t_{K-1} sqrt(V (1 + 1/K)) with the stated probability, whate
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,8 @@ from data.nifti import write_volume
 from pipeline.cli import json_object, main_wrapper
 from pipeline.conformal import Calibration, calibration_for, conformal_bounds
 from pipeline.measurement import read_tensors
-from pipeline.settings import build, require_range
+from pipeline.settings import UncertaintySettings, build, require_range
 from pipeline.uncertainty_metrics import half_width_factor, summarise
-
-
-@dataclass(frozen=True)
-class UncertaintySettings:
-    """interval: probability of the interval. conformal: a calibration made by pipeline.conformal, or null.
-
-    second_prior: a prior's folder; the support stage reconstructs with it too, to see what depends on the prior.
-    """
-
-    interval: float = 0.9
-    conformal: str | None = None
-    second_prior: str | None = None
 
 
 def find_path(path: str) -> Path:

@@ -3,12 +3,14 @@ import pytest
 import torch
 
 from data.volume import Volume
+from operators.ct_geometry import ImageGrid, ParallelBeam, view_angles
+from operators.ct_projector import CtProjector
 from operators.fourier import fft2
-from operators.norm import operator_norm
+from operators.norm import normalise, operator_norm
 from pipeline.measure_ct import simulate_ct
 from pipeline.measure_mr import heldout_noise
 from pipeline.measurement import Measurement, pack_kspace, read_measurement, unpack_kspace, write_measurement
-from pipeline.problem import load_problem, with_start
+from pipeline.problem import CT_LARGEST_SIGMA_INIT, CT_SIGMA_INIT, ct_sigma_init, load_problem, with_start
 from pipeline.settings import CtMeasureSettings
 
 AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])
@@ -155,3 +157,15 @@ def test_a_stored_start_changes_nothing_but_the_time(tmp_path, ct, modality):
     assert stored_units.scale == pytest.approx(plain_units.scale, rel=1e-6)
     for name in ("y", "weights", "x_init"):
         torch.testing.assert_close(getattr(stored, name), getattr(plain, name), rtol=1e-5, atol=1e-6)
+
+
+def test_a_start_that_sees_less_gets_more_noise():
+    grid = ImageGrid(32, 32, 2.0)
+    levels = {}
+    for views, range_deg in ((90, 180.0), (6, 180.0), (30, 40.0)):
+        beam = ParallelBeam(view_angles(views, range_deg), 48, 2.0)
+        A = normalise(CtProjector(grid, beam), (1, 32, 32), torch.float32, torch.Generator().manual_seed(0))
+        levels[views] = ct_sigma_init(A, torch.ones(1, views, 48), (32, 32))
+    assert levels[90] == CT_SIGMA_INIT
+    assert CT_SIGMA_INIT < levels[6] <= CT_LARGEST_SIGMA_INIT
+    assert CT_SIGMA_INIT < levels[30] <= CT_LARGEST_SIGMA_INIT

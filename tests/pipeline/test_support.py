@@ -17,8 +17,7 @@ from pipeline.measure_ct import hold_out_views, simulate_ct
 from pipeline.measure_mr import hold_out_kspace, simulate_mr
 from pipeline.measurement import unpack_kspace, write_measurement, write_tensors
 from pipeline.problem import HeldOut, load_problem
-from pipeline.settings import CtMeasureSettings, MrMeasureSettings
-from pipeline.uncertainty import UncertaintySettings
+from pipeline.settings import CtMeasureSettings, MrMeasureSettings, UncertaintySettings
 from solvers.registry import solver_settings
 from tests.solvers.problems import normal, slice_matrix
 

@@ -21,7 +21,10 @@ from tests.workflow.conftest import ROOT, plain_env, write_phantom
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.timeout(900)]
 
 CHEST_METHODS = {"fbp", "tv"}
-ORDER = ["measure", "baseline", "reconstruct", "uncertainty", "evaluate", "export", "page", "study", "summary", "index"]
+ORDER = [
+    "measure", "baseline", "reconstruct", "uncertainty", "support", "evaluate", "export", "page", "study", "summary",
+    "index",
+]  # fmt: skip
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -44,7 +47,7 @@ def test_every_cohort_has_its_results_on_one_grid(finished):
         volumes = [*folder.glob("baseline/*.nii.gz"), *folder.glob("uncertainty/pam/*.nii.gz")]
         volumes += [folder / "reconstruct" / "pam" / "point.nii.gz", *folder.glob("measurement/truth.nii.gz")]
         images = [nibabel.load(path) for path in volumes]
-        assert len(volumes) == 2 + 4 + 1 + (cohort != "raw")
+        assert len(volumes) == 2 + 9 + 1 + (cohort != "raw")
         assert {image.shape for image in images} == {images[0].shape}
         assert all((image.affine == images[0].affine).all() for image in images)
         with safe_open(folder / "reconstruct" / "pam" / "samples.safetensors", "np") as file:
@@ -74,7 +77,7 @@ def test_dicom_in_dicom_out(finished):
 
 def test_every_job_has_a_log_and_most_a_benchmark(finished):
     logs = {path.stem for path in finished.results.glob("logs/chest/*/*/*.log")}
-    expected = {"measure", "baseline_fbp", "baseline_tv", "reconstruct_pam", "uncertainty_pam"}
+    expected = {"measure", "baseline_fbp", "baseline_tv", "reconstruct_pam", "uncertainty_pam", "support_pam"}
     expected |= {"evaluate", "export", "page"}
     assert logs == expected
     assert {path.stem for path in finished.results.glob("benchmarks/chest/*/*/*.jsonl")} == expected
@@ -106,8 +109,8 @@ def test_a_changed_setting_reruns_what_depends_on_it(finished, section, change, 
         "measure": dict.fromkeys(ORDER, 1) | {"baseline": 2},
         "reconstruct": dict.fromkeys([*ORDER[2:]], 1),
         "uncertainty": dict.fromkeys([*ORDER[3:]], 1),
-        "export": dict.fromkeys(["export", *ORDER[7:]], 1),
-        "page": dict.fromkeys([*ORDER[6:]], 1),
+        "export": dict.fromkeys(["export", *ORDER[8:]], 1),
+        "page": dict.fromkeys([*ORDER[7:]], 1),
     }
     assert finished.jobs(cohorts={"chest": {section: change}}) == after[first]
 
