@@ -19,7 +19,7 @@ import torch
 
 from data.atomic import write_text
 from data.errors import InputError
-from models.ood import SIGMAS, judge, limits_again, ratios, reference_table
+from models.ood import SIGMAS, Ratios, judge, limits_again, ratios, reference_table
 from models.prior import CARD, SlicePrior, load_prior
 from models.release import card_text
 from pipeline.cli import json_object, main_wrapper
@@ -31,7 +31,8 @@ from pipeline.train import read_training_volume
 
 def check(reconstruction: Path, out: Path, settings: ReconstructSettings) -> None:
     """Writes alarm.json: verdict (in, unsure, out), sentence, ratios [[sigma, error over the card's]], predicted
-    [[sigma, error over the network's own prediction]] and the card's limits."""
+    [[sigma, error over the network's own prediction]] and the card's limits; without ratios for a card without an alarm
+    table, which is "unsure"."""
     tensors, metadata = read_tensors(reconstruction / "samples.safetensors")
     try:
         scale = float(json.loads((reconstruction / "run.json").read_text(encoding="utf-8"))["units_per_normalised"])
@@ -41,13 +42,14 @@ def check(reconstruction: Path, out: Path, settings: ReconstructSettings) -> Non
     affine = np.asarray(metadata["affine"])
     spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0)[::-1])
     mean = torch.from_numpy(tensors["samples"].mean(axis=0, dtype=np.float64).astype(np.float32) / scale)
-    measured = ratios(prior, mean, spacing, settings.seed)
+    known = "alarm" in prior.card
+    measured = ratios(prior, mean, spacing, settings.seed) if known else Ratios((), ())
     verdict = judge(measured, prior.card)
     report = {
         "verdict": verdict.name,
         "sentence": verdict.sentence,
-        "ratios": pairs(measured.error),
-        "predicted": pairs(measured.predicted),
+        "ratios": pairs(measured.error) if known else [],
+        "predicted": pairs(measured.predicted) if known else [],
         "limits": prior.card.get("alarm"),
         "prior": prior.card["name"],
     }

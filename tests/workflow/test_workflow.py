@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.timeout(900)]
 
 CHEST_METHODS = {"fbp", "tv"}
 ORDER = [
-    "measure", "baseline", "reconstruct", "uncertainty", "support", "evaluate", "export", "page", "study", "summary",
-    "index",
+    "measure", "baseline", "reconstruct", "uncertainty", "support", "alarm", "evaluate", "export", "page", "study",
+    "summary", "index",
 ]  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def test_dicom_in_dicom_out(finished):
 
 def test_every_job_has_a_log_and_most_a_benchmark(finished):
     logs = {path.stem for path in finished.results.glob("logs/chest/*/*/*.log")}
-    expected = {"measure", "baseline_fbp", "baseline_tv", "reconstruct_pam", "uncertainty_pam", "support_pam"}
+    expected = {"measure", "baseline_fbp", "baseline_tv", "reconstruct_pam", "uncertainty_pam", "support_pam", "alarm_pam"}
     expected |= {"evaluate", "export", "page"}
     assert logs == expected
     assert {path.stem for path in finished.results.glob("benchmarks/chest/*/*/*.jsonl")} == expected
