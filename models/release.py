@@ -100,6 +100,7 @@ def release(
             "minutes": round(state.seconds / 60, 1),
             "batch": settings.batch,
             "crop": settings.crop.size,
+            "residual_sigma": settings.residual_sigma,
         },
         "held_out": [v.name for v in validation],
         "command": provenance.command,

@@ -21,7 +21,8 @@ class TrainingSettings:
     """Everything that a training run depends on. `minutes` is the budget of the cosine schedule, resumes included.
 
     neighbours, outputs, position, preconditioning   of the network, see SliceNetwork
-    residual_sigma   0, or the noise level at which the chain starts from the volumes' `degraded` reconstruction
+    residual_sigma   0, or the noise level at which the chain starts from the volumes' `degraded` reconstruction; such a
+                     prior needs the chain of benchmarks/networks.py, no registered solver shifts its re-noise so
     """
 
     modality: str

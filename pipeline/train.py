@@ -4,6 +4,9 @@
 
 CT volumes are in HU and become u = HU/1000 clipped to [-1, 2]. MR volumes are magnitudes in scanner units, divided by
 their 99.5th percentile. Volumes that are isotropic to 30 % are used in all three planes when the modality is MR.
+
+With the setting residual_sigma the chain starts from a classical reconstruction: --degraded names a folder with one for
+every clean volume, under the same file name and on the same grid, as `python -m pipeline.baseline` writes them.
 """
 
 import argparse
@@ -25,8 +28,23 @@ from pipeline.cli import main_wrapper
 SIGMA_DATA = {"ct": 0.5, "mr": 0.25}
 
 
-def read_training_volume(path: Path, modality: str) -> TrainingVolume:
-    """One NIfTI volume as axial slices (z y x) in prior units, float16."""
+def read_training_volume(path: Path, modality: str, degraded: Path | None = None) -> TrainingVolume:
+    """One NIfTI volume as axial slices (z y x) in prior units, float16; `degraded` is scaled like the clean one."""
+    array, zooms = _read_array(path)
+    scale = 1000.0 if modality == "ct" else float(np.percentile(array, 99.5))
+    pair = None
+    if degraded is not None:
+        pair, _ = _read_array(degraded)
+        if pair.shape != array.shape:
+            raise InputError(f"{degraded} is not on the grid of {path}; reconstruct it on the clean volume's grid.")
+    spacing = tuple(float(s) for s in zooms[::-1])
+    name = path.name.removesuffix(".nii.gz")
+    pair = pair if pair is None else _in_prior_units(pair, modality, scale)
+    return TrainingVolume(name, _in_prior_units(array, modality, scale), spacing, pair)
+
+
+def _read_array(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Values (x y z) in canonical orientation and the voxel's edges in mm."""
     try:
         image = nibabel.as_closest_canonical(nibabel.load(path))
         array = np.asarray(image.dataobj, dtype=np.float32)
@@ -34,12 +52,24 @@ def read_training_volume(path: Path, modality: str) -> TrainingVolume:
         raise InputError(f"{path} cannot be read as NIfTI; remove it from the training folder or repair it.") from error
     if array.ndim != 3 or not np.isfinite(array).all() or array.min() == array.max():
         raise InputError(f"{path} is no 3D volume of finite, varying values; remove it from the training folder.")
-    if modality == "ct":
-        array = np.clip(array / 1000, -1, 2)
-    else:
-        array = np.clip(array / np.percentile(array, 99.5), 0, 2)
-    spacing = tuple(float(s) for s in image.header.get_zooms()[:3][::-1])
-    return TrainingVolume(path.name.removesuffix(".nii.gz"), array.transpose(2, 1, 0).astype(np.float16), spacing)
+    return array, image.header.get_zooms()[:3]
+
+
+def _in_prior_units(array: np.ndarray, modality: str, scale: float) -> np.ndarray:
+    limits = (-1, 2) if modality == "ct" else (0, 2)
+    return np.clip(array / scale, *limits).transpose(2, 1, 0).astype(np.float16)
+
+
+def read_pairs(paths: list[Path], settings: TrainingSettings, degraded: Path | None) -> list[TrainingVolume]:
+    """Training volumes, with their degraded reconstructions where the settings ask for a residual start."""
+    if settings.residual_sigma == 0:
+        return [read_training_volume(path, settings.modality) for path in paths]
+    if degraded is None:
+        raise InputError("residual_sigma needs the classical reconstructions; name their folder with --degraded.")
+    missing = [path.name for path in paths if not (degraded / path.name).is_file()]
+    if missing:
+        raise InputError(f"{degraded} holds no {missing[0]}; every training volume needs its reconstruction there.")
+    return [read_training_volume(path, settings.modality, degraded / path.name) for path in paths]
 
 
 def planes(volume: TrainingVolume, modality: str) -> list[TrainingVolume]:
@@ -48,11 +78,19 @@ def planes(volume: TrainingVolume, modality: str) -> list[TrainingVolume]:
     if modality == "mr" and max(volume.spacing_mm) < 1.3 * min(volume.spacing_mm):
         for order, name in (((1, 0, 2), "coronal"), ((2, 0, 1), "sagittal")):
             spacing = tuple(volume.spacing_mm[axis] for axis in order)
-            stacks.append(
-                TrainingVolume(f"{volume.name}_{name}", np.ascontiguousarray(volume.slices.transpose(order)), spacing)
-            )
+            arrays = (a if a is None else np.ascontiguousarray(a.transpose(order)) for a in _arrays(volume))
+            stacks.append(TrainingVolume(f"{volume.name}_{name}", next(arrays), spacing, next(arrays)))
     occupied = [s.slices.reshape(len(s.slices), -1).astype(np.float32).std(axis=1) > 0.02 for s in stacks]
-    return [replace(s, slices=s.slices[keep]) for s, keep in zip(stacks, occupied, strict=True)]
+    return [_chosen(s, keep) for s, keep in zip(stacks, occupied, strict=True)]
+
+
+def _arrays(volume: TrainingVolume) -> tuple[np.ndarray, np.ndarray | None]:
+    return volume.slices, volume.degraded
+
+
+def _chosen(volume: TrainingVolume, keep: np.ndarray) -> TrainingVolume:
+    slices, degraded = (a if a is None else a[keep] for a in _arrays(volume))
+    return replace(volume, slices=slices, degraded=degraded)
 
 
 def split(volumes_dir: Path, held_out: list[str]) -> tuple[list[Path], list[Path]]:
@@ -94,13 +132,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--state", type=Path, required=True, help="folder of the resumable training state")
     parser.add_argument("--settings", required=True, help="JSON object of TrainingSettings and held_out")
+    parser.add_argument("--degraded", type=Path, help="folder of classical reconstructions, for residual_sigma")
     parser.add_argument("--license", default="see the training volumes", help="data and licences, for the card")
     arguments = parser.parse_args(argv)
     settings, held_out = parse_settings(arguments.settings)
     kept, held = split(arguments.volumes, held_out)
-    volumes = [
-        plane for path in kept for plane in planes(read_training_volume(path, settings.modality), settings.modality)
-    ]
+    pairs = read_pairs(kept, settings, arguments.degraded)
+    volumes = [plane for volume in pairs for plane in planes(volume, settings.modality)]
     validation = [read_training_volume(path, settings.modality) for path in held]
     with tqdm(total=round(60 * settings.minutes), unit="s", desc=f"train {settings.modality}") as bar:
 
