@@ -6,76 +6,37 @@ A = (mask F S)/|A|, y = k-space/(scale |A|). Weights are inverse variances of y,
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.errors import InputError
-from operators.cartesian_mri import CartesianMri
 from operators.ct_geometry import ImageGrid, beam_from_dict
 from operators.ct_projector import CtProjector
 from operators.finite_difference import Gradient3D
 from operators.linear import LinearOperator
 from operators.norm import Normalised, operator_norm
-from pipeline.measurement import Measurement, read_measurement, unpack_kspace
+from pipeline.measurement import Measurement, read_measurement
+from pipeline.problem_mr import mr_problem
 from pipeline.seeds import generator
+from pipeline.units import HeldOut, Units
 from solvers.conjugate_gradient import conjugate_gradient
 from solvers.problem import Problem
 
 # Least noise level of the start, and the start's relative error up to which it will do (see ct_sigma_init).
 CT_SIGMA_INIT, CT_START_ERROR = 0.3, 0.2
 CT_LARGEST_SIGMA_INIT = 1.0
-MR_SIGMA_INIT = 0.3
 CT_SMOOTHNESS = 0.003
 CT_ITERATIONS = 30
-MR_RIDGE = 1e-3
-MR_ITERATIONS = 10
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Measured samples that the reconstruction does not see, in normalised units.
-
-    weights: inverse variance per real component, broadcastable to y, zero where nothing was measured.
-    """
-
-    A: LinearOperator
-    y: Tensor
-    weights: Tensor
-
-    def error(self, x: Tensor) -> float:
-        """|y - A x| / |y| over the samples kept back, for a volume (z y x) in normalised units."""
-        return float(torch.linalg.vector_norm(self.y - self.A(x)) / torch.linalg.vector_norm(self.y))
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same on another device."""
-        return replace(self, A=self.A.to(device), y=self.y.to(device), weights=self.weights.to(device))
-
-
-@dataclass(frozen=True)
-class Units:
-    """How a normalised volume becomes a physical one, and where it lies. `scale`: physical over normalised."""
-
-    modality: str
-    scale: float
-    affine: np.ndarray
-    name: str
-    heldout: HeldOut | None = None
-
-    def to_physical(self, x: Tensor) -> np.ndarray:
-        """(z y x) float32: HU for CT, magnitude in the scanner's units for MR."""
-        values = x.abs() if x.is_complex() else x
-        return (self.scale * values).detach().cpu().numpy().astype(np.float32)
 
 
 def load_problem(directory: Path, device: str = "cpu") -> tuple[Problem, Units]:
     """Problem and units of DIR/measurement.safetensors, on a device; InputError for a damaged or too large one."""
     measurement = read_measurement(Path(directory))
-    problem, units = _ct_problem(measurement) if measurement.modality == "ct" else _mr_problem(measurement)
+    problem, units = _ct_problem(measurement) if measurement.modality == "ct" else mr_problem(measurement)
     if device == "cpu":
         return problem, units
     return problem.to(device), replace(units, heldout=units.heldout and units.heldout.to(device))
@@ -84,7 +45,7 @@ def load_problem(directory: Path, device: str = "cpu") -> tuple[Problem, Units]:
 def with_start(measurement: Measurement) -> Measurement:
     """The measurement with what takes time to find: |A|, the classical start and its noise level, so that it is found
     once."""
-    problem, units = _ct_problem(measurement) if measurement.modality == "ct" else _mr_problem(measurement)
+    problem, units = _ct_problem(measurement) if measurement.modality == "ct" else mr_problem(measurement)
     factor = units.scale if measurement.modality == "mr" else 1.0
     found = {"operator_norm": problem.A.factor, "sigma_init": problem.sigma_init}
     tensors = measurement.tensors | {"start": (problem.x_init * factor).numpy()}
@@ -132,14 +93,6 @@ def ct_sigma_init(A: LinearOperator, weights: Tensor, shape_yx: tuple[int, int])
     return min(max(CT_SIGMA_INIT, wanted), CT_LARGEST_SIGMA_INIT)
 
 
-def cg_sense_start(A: LinearOperator, y: Tensor, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """argmin_x |y - A x|^2_W + lambda |x|^2 with lambda = MR_RIDGE * max(W), by CG."""
-    ridge = MR_RIDGE * float(weights.max())
-    b = A.adjoint(weights * y)
-    start = torch.zeros(shape, dtype=b.dtype)
-    return conjugate_gradient(lambda x: A.adjoint(weights * A(x)) + ridge * x, b, start, MR_ITERATIONS, 1e-4)
-
-
 def _ct_problem(measurement: Measurement) -> tuple[Problem, Units]:
     meta, shape = measurement.metadata, measurement.shape_zyx
     grid, beam = ImageGrid.from_dict(meta["grid"]), beam_from_dict(meta["beam"])
@@ -182,51 +135,3 @@ def _ct_heldout(measurement: Measurement, grid: ImageGrid, norm: float) -> HeldO
     water = projector(torch.ones((1, grid.rows, grid.columns)))
     y = (torch.from_numpy(tensors["heldout_line_integrals"]) / mu - water) / norm
     return HeldOut(Normalised(projector, norm), y, torch.from_numpy(tensors["heldout_weights"]) * (mu * norm) ** 2)
-
-
-def _mr_problem(measurement: Measurement) -> tuple[Problem, Units]:
-    shape = measurement.shape_zyx
-    kspace, mask = unpack_kspace(measurement.tensors)
-    sensitivities = torch.from_numpy(measurement.tensors["sensitivities"])
-    acquisition = CartesianMri(torch.from_numpy(mask), sensitivities)
-    norm = measurement.metadata.get("operator_norm") or _mr_norm(torch.from_numpy(mask), sensitivities)
-    A = Normalised(acquisition, norm)
-    sigma = torch.tensor(measurement.metadata["noise"]["sigma_per_coil"], dtype=torch.float32)
-    density = (norm / sigma[None, :, None, None]) ** 2
-    weights = _places(mask) * density
-    y = torch.from_numpy(kspace).div_(norm)
-    stored = measurement.tensors.get("start")
-    start = cg_sense_start(A, y, weights, shape) if stored is None else torch.from_numpy(stored)
-    scale = float(np.percentile(start.abs().numpy(), 99.5))
-    if not scale > 0:
-        raise InputError("measurement.safetensors: its CG-SENSE image is empty; leave this series out.")
-    heldout = None
-    if "heldout_mask" in measurement.tensors:
-        samples, kept = unpack_kspace(measurement.tensors, "heldout_")
-        operator = Normalised(CartesianMri(torch.from_numpy(kept), sensitivities), norm)
-        heldout = HeldOut(operator, torch.from_numpy(samples) / (norm * scale), _places(kept) * density * scale**2)
-    problem = Problem(
-        A=A,
-        y=y.div_(scale),
-        weights=weights * scale**2,
-        x_init=start / scale,
-        sigma_init=MR_SIGMA_INIT,
-        spacing_mm=measurement.spacing_mm,
-        shape=shape,
-        dtype=torch.complex64,
-    )
-    return problem, Units("mr", scale, measurement.affine, "arbitrary", heldout)
-
-
-def _places(mask: np.ndarray) -> Tensor:
-    """A mask (y x) or (z y x) as (z coils y x) that broadcasts to k-space."""
-    return torch.from_numpy(mask if mask.ndim == 3 else mask[None])[:, None]
-
-
-def _mr_norm(mask: Tensor, sensitivities: Tensor) -> float:
-    """|A| from the middle slice; all slices have sum_c |S_c|^2 <= 1 and the same bound, which smooth images attain."""
-    middle = sensitivities.shape[0] // 2
-    chosen = mask if mask.ndim == 2 else mask[middle : middle + 1]
-    one = CartesianMri(chosen, sensitivities[middle : middle + 1])
-    shape = (1, *sensitivities.shape[2:])
-    return operator_norm(one, shape, torch.complex64, generator(0, "norm"))
