@@ -1,9 +1,9 @@
-"""What a study folder holds: DICOM series, NIfTI volumes, raw k-space, and what is none of these."""
+"""What a study folder holds: DICOM series, volumes and measured data in other forms, and what is none of these."""
 
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +11,6 @@ from pathlib import Path
 from data.dicom_frames import Frame, OtherObject, looks_like_dicom, read_frames
 from data.dicom_series import group_frames, refuse_unusable
 from data.errors import InputError
-from data.kspace import SUFFIXES
 from data.reasons import REASONS
 
 
@@ -19,8 +18,9 @@ from data.reasons import REASONS
 class Finding:
     """One series of a study.
 
-    name: never from a patient attribute; a file's path for NIfTI and k-space. modality: "ct", "mr", or "" where the
-    files do not say. kind: "dicom", "nifti", "kspace" or "other". error: why it cannot be taken, as headers tell.
+    name: never from a patient attribute; a file's path for all but DICOM. modality: "ct", "mr", or "" where the
+    files do not say. kind: "dicom", "other", or the kind of a form in FORMS. error: why it cannot be taken, as far as
+    headers tell.
     """
 
     name: str
@@ -31,27 +31,79 @@ class Finding:
     error: InputError | None = None
 
 
+def _any_content(_path: Path) -> bool:
+    return True
+
+
+def _no_others(_path: Path) -> tuple[Path, ...]:
+    return ()
+
+
+def _json_beside(path: Path) -> tuple[Path, ...]:
+    return (path.with_suffix(".json"),)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to keep a series in files, known by the name of one of them.
+
+    suffixes: lower case. claims: a cheap look at that file, which never raises, where the name is not enough. beside:
+    paths of further files that belong to the series if they are there; they make no series of their own.
+    """
+
+    kind: str
+    modality: str
+    suffixes: tuple[str, ...]
+    claims: Callable[[Path], bool] = _any_content
+    beside: Callable[[Path], tuple[Path, ...]] = _no_others
+
+
+# The first form that claims a file has it. pipeline.ingest.TAKERS has one function for each kind.
+FORMS = (
+    Form("nifti", "", (".nii.gz", ".nii")),
+    Form("kspace", "mr", (".npy", ".h5"), beside=_json_beside),
+)
+
+
 def find_series(study: Path) -> list[Finding]:
     """All series below a folder, in a stable order. Symbolic links that leave the folder are not followed."""
     if not study.is_dir():
         raise InputError(f"{study} is not a folder: give the folder of one study.")
     frames: list[Frame] = []
     others: list[OtherObject] = []
-    findings: list[Finding] = []
-    for path in _files(study):
-        name = path.relative_to(study).as_posix()
-        lower = path.name.lower()
-        if lower.endswith((".nii", ".nii.gz")):
-            findings.append(Finding(name[: lower.rindex(".nii") - len(lower)], "", "nifti", (path,)))
-        elif lower.endswith(SUFFIXES):
-            beside = tuple(notes for notes in (path.with_suffix(".json"),) if notes.is_file())
-            findings.append(Finding(name[: name.rindex(".")], "mr", "kspace", (path, *beside)))
-        elif looks_like_dicom(path):
+    paths = list(_files(study))
+    findings, claimed = _formed(study, paths)
+    for path in paths:
+        if path in claimed:
+            continue
+        if looks_like_dicom(path):
             _sort_dicom(path, frames, others, findings)
-        elif lower.endswith((".dcm", ".ima")):
+        elif path.name.lower().endswith((".dcm", ".ima")):
             error = InputError(f"{path} is empty or not DICOM: copy it again or remove it.", "undecodable")
-            findings.append(Finding(_hashed("file", name), "", "other", (path,), error=error))
+            name = _hashed("file", path.relative_to(study).as_posix())
+            findings.append(Finding(name, "", "other", (path,), error=error))
     return sorted([*findings, *_volumes(frames), *_grouped(others)], key=lambda finding: (finding.kind, finding.name))
+
+
+def _formed(study: Path, paths: list[Path]) -> tuple[list[Finding], set[Path]]:
+    """(the series that FORMS know, all files of theirs)."""
+    there = set(paths)
+    heads = [(path, form) for path in paths if (form := _form_of(path)) is not None]
+    beside = {path: tuple(other for other in form.beside(path) if other in there) for path, form in heads}
+    parts = {other for others in beside.values() for other in others}
+    findings = []
+    for path, form in heads:
+        if path in parts:
+            continue
+        name = path.relative_to(study).as_posix()
+        suffix = next(suffix for suffix in form.suffixes if name.lower().endswith(suffix))
+        findings.append(Finding(name[: -len(suffix)], form.modality, form.kind, (path, *beside[path])))
+    return findings, parts | set(beside)
+
+
+def _form_of(path: Path) -> Form | None:
+    name = path.name.lower()
+    return next((form for form in FORMS if name.endswith(form.suffixes) and form.claims(path)), None)
 
 
 def _files(study: Path) -> Iterator[Path]:

@@ -6,56 +6,34 @@ cohort's modality is damaged. Other objects, such as localizers and reports, are
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from data.atomic import atomic_directory
-from data.dicom_pixels import read_pixels
-from data.dicom_series import arrange
 from data.errors import InputError
-from data.kspace import read_kspace
-from data.nifti import read_volume, write_volume
 from data.reasons import REASONS
 from data.study import Finding, find_series
-from data.volume import Volume, slab
 from pipeline.cli import json_object, main_wrapper
-from pipeline.measurement import file_digest, write_tensors
+from pipeline.ingest_kspace import take_kspace
+from pipeline.ingest_shared import IngestSettings, ingest_settings
+from pipeline.ingest_volume import take_dicom, take_nifti
+from pipeline.measurement import file_digest
 from pipeline.paths import label
-from pipeline.settings import build, require_choice
 
 COLUMNS = ("series", "modality", "kind", "accepted", "reason", "detail", "files", "shape_zyx", "spacing_mm", "warnings")
-AIR_BELOW_HU = -500
 
-
-@dataclass(frozen=True)
-class IngestSettings:
-    """slices: the half-open slab [first, last] to keep after sorting, or null for all."""
-
-    modality: str = "ct"
-    on_gap: str = "fail"
-    on_tilt: str = "fail"
-    slices: tuple[int, int] | None = None
-
-
-def ingest_settings(section: dict[str, Any]) -> IngestSettings:
-    """Settings from a config section. Raises InputError for unknown keys and values."""
-    section = dict(section)
-    slices = section.pop("slices", None)
-    settings = build(IngestSettings, section, "ingest")
-    require_choice(settings.modality, ("ct", "mr"), "ingest.modality")
-    require_choice(settings.on_gap, ("fail",), "ingest.on_gap")
-    require_choice(settings.on_tilt, ("fail",), "ingest.on_tilt")
-    if slices is None:
-        return settings
-    whole = isinstance(slices, list) and len(slices) == 2 and all(type(value) is int for value in slices)
-    if not whole or not 0 <= slices[0] < slices[1]:
-        raise InputError(f"ingest.slices: {slices!r} is not [first, last] with 0 <= first < last; correct it.")
-    return replace(settings, slices=(slices[0], slices[1]))
+Taker = Callable[[Finding, Path, IngestSettings], dict[str, Any]]
+# For each kind of finding of data.study: what writes the series' folder and returns the manifest's fields, among them
+# slices, shape_zyx and spacing_mm; it raises InputError with a code of data.reasons.
+TAKERS: dict[str, Taker] = {
+    "dicom": take_dicom,
+    "nifti": take_nifti,
+    "kspace": take_kspace,
+}
+# What the next stages find in a series' folder, where that is not called as the finding is.
+MANIFEST_KIND = {"dicom": "volume", "nifti": "volume", "other": "volume"}
 
 
 def ingest(study: Path, out: Path, settings: IngestSettings) -> list[dict[str, Any]]:
@@ -80,15 +58,14 @@ def _take(
     """(manifest row, error or None); the series is written to FOLDER/<series> if it can be taken."""
     modality = finding.modality or settings.modality
     series = label(finding.name)
-    row = {"series": series, "modality": modality, "kind": "kspace" if finding.kind == "kspace" else "volume"}
+    row = {"series": series, "modality": modality, "kind": MANIFEST_KIND.get(finding.kind, finding.kind)}
     row |= {"accepted": False, "reason": "", "detail": "", "files": len(finding.files), "warnings": []}
     try:
         if finding.modality and finding.modality != settings.modality:
             raise InputError(REASONS["other-modality"].text, "other-modality")
         if finding.error is not None:
             raise finding.error
-        reader = {"dicom": _dicom, "nifti": _nifti, "kspace": _kspace}[finding.kind]
-        taken = reader(finding, folder / series, settings)
+        taken = TAKERS[finding.kind](finding, folder / series, settings)
     except InputError as error:
         reason = error.reason or "undecodable"
         row |= {"reason": reason, "detail": REASONS[reason].text}
@@ -104,83 +81,6 @@ def _sentence(error: InputError, series: str, study: Path) -> str:
     if text != REASONS[error.reason or "undecodable"].text:
         return text
     return f"{study}: series {series} cannot be used because of {text}; repair or remove it."
-
-
-def _dicom(finding: Finding, folder: Path, settings: IngestSettings) -> dict[str, Any]:
-    frames, affine = arrange(finding.frames)
-    first, last = _slab(settings.slices, len(frames))
-    volume = slab(Volume.from_affine(np.empty((len(frames), 0, 0)), affine), first, last)
-    frames = frames[first:last]
-    volume = replace(volume, array_zyx=read_pixels(frames))
-    _write(volume, folder, "HU" if finding.modality == "ct" else "scanner units")
-    files = [{"path": str(frame.path.resolve()), "frame": frame.index} for frame in frames]
-    _write_source(folder, {"kind": "dicom", "modality": finding.modality, "files": files})
-    places = len({frame.frame_of_reference for frame in frames})
-    warnings = [f"the slices name {places} frames of reference; taken as one"] if places > 1 else []
-    return _describe(volume) | {"warnings": warnings}
-
-
-def _nifti(finding: Finding, folder: Path, settings: IngestSettings) -> dict[str, Any]:
-    volume = read_volume(finding.files[0], closest_ras=True)
-    volume = slab(volume, *_slab(settings.slices, volume.shape[0]))
-    _write(volume, folder, "HU" if settings.modality == "ct" else "scanner units")
-    _write_source(folder, {"kind": "nifti", "files": [{"path": str(finding.files[0].resolve())}]})
-    warnings = []
-    if volume.meta["orientation"] == "unknown":
-        warnings.append("the header does not say how the volume lies in the patient")
-    if settings.modality == "ct" and volume.array_zyx.min() > AIR_BELOW_HU:
-        warnings.append("no value is as low as air: check that the volume is in HU")
-    return _describe(volume) | {"warnings": warnings}
-
-
-def _kspace(finding: Finding, folder: Path, settings: IngestSettings) -> dict[str, Any]:
-    kspace = read_kspace(finding.files[0])
-    first, last = _slab(settings.slices, kspace.array.shape[0])
-    array = kspace.array[first:last]
-    _check_values(array)
-    affine = kspace.affine.copy()
-    affine[:3, 3] += affine[:3, 2] * first
-    slices, coils, rows, columns = array.shape
-    described = {"slices": slices, "coils": coils, "shape_zyx": [slices, rows, columns]}
-    described["spacing_mm"] = list(kspace.spacing_mm)
-    metadata = described | {"modality": "mr", "affine": affine.tolist()}
-    folder.mkdir()
-    write_tensors(folder / "kspace.safetensors", {"kspace": array}, metadata)
-    _write_source(folder, {"kind": "kspace", "files": [{"path": str(finding.files[0].resolve())}]})
-    return described
-
-
-def _slab(slices: tuple[int, int] | None, count: int) -> tuple[int, int]:
-    if slices is None:
-        return 0, count
-    if slices[1] > count:
-        raise InputError(f"ingest.slices: {list(slices)} asks for more than {count} slices; correct it.", "slices")
-    return slices
-
-
-def _check_values(array: np.ndarray) -> None:
-    if not np.isfinite(array).all():
-        raise InputError(REASONS["nan"].text, "nan")
-    if (array == array.flat[0]).all():
-        raise InputError(REASONS["constant"].text, "constant")
-
-
-def _write(volume: Volume, folder: Path, units: str) -> None:
-    """FOLDER/volume.nii.gz, int16 where that loses nothing, else float32."""
-    array = volume.array_zyx
-    _check_values(array)
-    whole = np.abs(array).max() < 2**15 - 1 and bool((array == np.rint(array)).all())
-    folder.mkdir()
-    write_volume(folder / "volume.nii.gz", array, volume.affine, np.int16 if whole else np.float32, units)
-
-
-def _write_source(folder: Path, source: dict[str, Any]) -> None:
-    (folder / "source.json").write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
-
-
-def _describe(volume: Volume) -> dict[str, Any]:
-    spacing_mm = [round(value, 6) for value in volume.spacing_mm]
-    return {"slices": volume.shape[0], "shape_zyx": list(volume.shape), "spacing_mm": spacing_mm}
 
 
 def _hash(files: tuple[Path, ...]) -> str:

@@ -16,7 +16,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from data.nifti import read_volume, write_volume
-from pipeline import ingest as stage
+from pipeline import ingest_volume
 from pipeline.ingest import main
 from pipeline.measurement import read_tensors
 from tests.data import dicom_builder as build
@@ -276,7 +276,7 @@ def test_full_disk(tmp_path, capsys, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     random_volume(tmp_path / "study" / "v.nii.gz")
-    monkeypatch.setattr(stage, "write_volume", fail)
+    monkeypatch.setattr(ingest_volume, "write_volume", fail)
     assert ingest(tmp_path / "study", tmp_path / "results" / "out", modality="mr") == 1
     captured = capsys.readouterr()
     assert "disk is full" in captured.err
