@@ -35,7 +35,7 @@ from operators.ct_geometry import ImageGrid, ParallelBeam, view_angles
 from operators.ct_projector import CtProjector
 from operators.norm import normalise
 from pipeline.cli import main_wrapper
-from pipeline.problem import CT_SIGMA_INIT, smooth_start
+from pipeline.problem_ct import CT_SIGMA_INIT, smooth_start
 from solvers.draws import Draws
 from solvers.problem import Problem
 from solvers.run import run_solver

@@ -5,38 +5,20 @@ var(y) = var(p)/(mu |R|)^2. MR: u = image/scale with scale the 99.5th percentile
 A = (mask F S)/|A|, y = k-space/(scale |A|). Weights are inverse variances of y, per real component.
 """
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from data.errors import InputError
-from operators.ct_geometry import ImageGrid, beam_from_dict
-from operators.ct_projector import CtProjector
-from operators.finite_difference import Gradient3D
-from operators.linear import LinearOperator
-from operators.norm import Normalised, operator_norm
 from pipeline.measurement import Measurement, read_measurement
+from pipeline.problem_ct import ct_problem
 from pipeline.problem_mr import mr_problem
-from pipeline.seeds import generator
-from pipeline.units import HeldOut, Units
-from solvers.conjugate_gradient import conjugate_gradient
+from pipeline.units import Units
 from solvers.problem import Problem
-
-# Least noise level of the start, and the start's relative error up to which it will do (see ct_sigma_init).
-CT_SIGMA_INIT, CT_START_ERROR = 0.3, 0.2
-CT_LARGEST_SIGMA_INIT = 1.0
-CT_SMOOTHNESS = 0.003
-CT_ITERATIONS = 30
 
 
 def load_problem(directory: Path, device: str = "cpu") -> tuple[Problem, Units]:
     """Problem and units of DIR/measurement.safetensors, on a device; InputError for a damaged or too large one."""
     measurement = read_measurement(Path(directory))
-    problem, units = _ct_problem(measurement) if measurement.modality == "ct" else mr_problem(measurement)
+    problem, units = ct_problem(measurement) if measurement.modality == "ct" else mr_problem(measurement)
     if device == "cpu":
         return problem, units
     return problem.to(device), replace(units, heldout=units.heldout and units.heldout.to(device))
@@ -45,93 +27,8 @@ def load_problem(directory: Path, device: str = "cpu") -> tuple[Problem, Units]:
 def with_start(measurement: Measurement) -> Measurement:
     """The measurement with what takes time to find: |A|, the classical start and its noise level, so that it is found
     once."""
-    problem, units = _ct_problem(measurement) if measurement.modality == "ct" else mr_problem(measurement)
+    problem, units = ct_problem(measurement) if measurement.modality == "ct" else mr_problem(measurement)
     factor = units.scale if measurement.modality == "mr" else 1.0
     found = {"operator_norm": problem.A.factor, "sigma_init": problem.sigma_init}
     tensors = measurement.tensors | {"start": (problem.x_init * factor).numpy()}
     return Measurement(tensors, measurement.metadata | found)
-
-
-def smooth_start(A: LinearOperator, y: Tensor, weights: Tensor, shape: tuple[int, ...], floor: float = -1.0) -> Tensor:
-    """argmin_x |y - A x|^2_V / 2 + lambda |D x|^2 / 2 with D the 3D gradient, then no voxel below `floor` (air).
-
-    V = min(W, w) / w with w the tenth percentile of W: starved rays count less, the others alike, which thirty steps of
-    conjugate gradients can solve where W itself, with rays through air, would need hundreds.
-    """
-    gradient = Gradient3D()
-    level = float(np.quantile(weights.numpy(), 0.1))
-    even = weights.clamp(max=level) / level
-
-    def matvec(x: Tensor) -> Tensor:
-        return A.adjoint(even * A(x)) + CT_SMOOTHNESS * gradient.adjoint(gradient(x))
-
-    b = A.adjoint(even * y)
-    return conjugate_gradient(matvec, b, torch.zeros(shape, dtype=b.dtype), CT_ITERATIONS, 1e-3).clamp_(min=floor)
-
-
-def natural_field(shape_yx: tuple[int, int]) -> Tensor:
-    """A random slice (1 y x) of unit mean square with the power spectrum of natural images, |k|^-3 for Fourier
-    coefficients of one slice's rows and columns; always the same one."""
-    ky, kx = (torch.fft.fftfreq(n, 1 / n) for n in shape_yx)
-    radius = (ky[:, None] ** 2 + kx[None, :] ** 2).sqrt().clamp_min(1)
-    white = torch.randn((1, *shape_yx), generator=generator(0, "field"))
-    field = torch.fft.ifft2(torch.fft.fft2(white) * radius**-1.5).real
-    return field / field.square().mean().sqrt()
-
-
-def ct_sigma_init(A: LinearOperator, weights: Tensor, shape_yx: tuple[int, int]) -> float:
-    """Noise level that hides what the start lacks: more where the geometry sees less.
-
-    What the geometry loses is the relative error e of `smooth_start` on a noiseless random field, which needs no truth:
-    0.17 at 30 views over 180 degrees, 0.33 at 8 views, 0.38 at 90 degrees. Between its ends the level grows with e^2:
-    for the latter two, 0.8 gave a held-out patient 0.4 and 0.7 dB more than 0.3.
-    """
-    field = natural_field(shape_yx)
-    seen = weights.expand(-1, *weights.shape[1:])[:1]
-    error = float((smooth_start(A, A(field), seen, field.shape, floor=-math.inf) - field).square().mean().sqrt())
-    wanted = CT_SIGMA_INIT * (error / CT_START_ERROR) ** 2
-    return min(max(CT_SIGMA_INIT, wanted), CT_LARGEST_SIGMA_INIT)
-
-
-def _ct_problem(measurement: Measurement) -> tuple[Problem, Units]:
-    meta, shape = measurement.metadata, measurement.shape_zyx
-    grid, beam = ImageGrid.from_dict(meta["grid"]), beam_from_dict(meta["beam"])
-    try:
-        projector = CtProjector(grid, beam, model=meta["model"])
-    except ValueError as error:
-        raise InputError(f"measure: {error}") from error
-    one_slice = (1, *shape[1:])
-    norm = meta.get("operator_norm") or operator_norm(projector, one_slice, torch.float32, generator(0, "norm"))
-    A = Normalised(projector, norm)
-    mu = meta["mu_water_per_mm"]
-    integrals = torch.from_numpy(measurement.tensors["line_integrals"])
-    water = projector(torch.ones(one_slice))
-    y = (integrals / mu - water) / norm
-    weights = torch.from_numpy(measurement.tensors["weights"]) * (mu * norm) ** 2
-    start = measurement.tensors.get("start")
-    x_init = smooth_start(A, y, weights, shape) if start is None else torch.from_numpy(start)
-    units = Units("ct", 1000.0, measurement.affine, "HU", _ct_heldout(measurement, grid, norm))
-    problem = Problem(
-        A=A,
-        y=y,
-        weights=weights,
-        x_init=x_init,
-        sigma_init=meta.get("sigma_init") or ct_sigma_init(A, weights, shape[1:]),
-        spacing_mm=measurement.spacing_mm,
-        shape=shape,
-        dtype=torch.float32,
-        geometry={"grid": grid, "beam": beam, "norm": norm},
-    )
-    return problem, units
-
-
-def _ct_heldout(measurement: Measurement, grid: ImageGrid, norm: float) -> HeldOut | None:
-    """The views that `hold_out_views` put aside, in the units of the problem."""
-    meta, tensors = measurement.metadata, measurement.tensors
-    if "heldout_beam" not in meta:
-        return None
-    projector = CtProjector(grid, beam_from_dict(meta["heldout_beam"]), model=meta["model"])
-    mu = meta["mu_water_per_mm"]
-    water = projector(torch.ones((1, grid.rows, grid.columns)))
-    y = (torch.from_numpy(tensors["heldout_line_integrals"]) / mu - water) / norm
-    return HeldOut(Normalised(projector, norm), y, torch.from_numpy(tensors["heldout_weights"]) * (mu * norm) ** 2)

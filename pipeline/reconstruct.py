@@ -27,8 +27,9 @@ from models.prior import load_prior
 from pipeline.cli import json_object, main_wrapper
 from pipeline.machine import choose_device, device_name, peak_memory_mb, versions
 from pipeline.measurement import FILE_NAME, file_digest, read_metadata, read_tensors, write_tensors
-from pipeline.problem import Units, load_problem
+from pipeline.problem import load_problem
 from pipeline.settings import ReconstructSettings, build, require_choice, require_range
+from pipeline.units import Units
 from solvers.coupling import SliceCoupling, find_coupling
 from solvers.problem import Problem
 from solvers.registry import SOLVERS

@@ -27,9 +27,10 @@ from pipeline.cli import json_object, main_wrapper
 from pipeline.evaluate import read_json
 from pipeline.machine import choose_device
 from pipeline.measurement import read_tensors
-from pipeline.problem import HeldOut, Units, load_problem
+from pipeline.problem import load_problem
 from pipeline.settings import UncertaintySettings, build
 from pipeline.uncertainty import find_path
+from pipeline.units import HeldOut, Units
 from solvers.null_space import smooth, support_maps
 from solvers.problem import Problem
 from solvers.registry import solver_settings

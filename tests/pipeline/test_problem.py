@@ -10,7 +10,8 @@ from operators.norm import normalise, operator_norm
 from pipeline.measure_ct import simulate_ct
 from pipeline.measure_mr import heldout_noise
 from pipeline.measurement import Measurement, pack_kspace, read_measurement, unpack_kspace, write_measurement
-from pipeline.problem import CT_LARGEST_SIGMA_INIT, CT_SIGMA_INIT, ct_sigma_init, load_problem, with_start
+from pipeline.problem import load_problem, with_start
+from pipeline.problem_ct import CT_LARGEST_SIGMA_INIT, CT_SIGMA_INIT, ct_sigma_init
 from pipeline.settings import CtMeasureSettings
 
 AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])

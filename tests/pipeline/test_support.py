@@ -16,8 +16,9 @@ from pipeline.measure import measure
 from pipeline.measure_ct import hold_out_views, simulate_ct
 from pipeline.measure_mr import hold_out_kspace, simulate_mr
 from pipeline.measurement import unpack_kspace, write_measurement, write_tensors
-from pipeline.problem import HeldOut, load_problem
+from pipeline.problem import load_problem
 from pipeline.settings import CtMeasureSettings, MrMeasureSettings, UncertaintySettings
+from pipeline.units import HeldOut
 from solvers.registry import solver_settings
 from tests.solvers.problems import normal, slice_matrix
 
