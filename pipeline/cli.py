@@ -3,6 +3,8 @@
 import errno
 import functools
 import json
+import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -17,8 +19,8 @@ def main_wrapper(main: Main) -> Main:
 
     Errors that the user can mend print one line on stderr and return 1: data.errors.InputError; any exception with a
     string attribute `user_message`; models.prior.PriorError (recognised by the name of the class, so that stages
-    without torch stay so); a full disk; too little memory (Python's, torch's). Everything else keeps its traceback.
-    SIGTERM becomes SystemExit, so that temporary files are removed.
+    without torch stay so); a disk that is full, read-only or gone; too little memory (Python's, torch's).
+    Everything else keeps its traceback. SIGTERM becomes SystemExit, so that temporary files are removed.
     """
 
     @functools.wraps(main)
@@ -48,13 +50,42 @@ def user_sentence(error: BaseException) -> str | None:
 def _sentence_by_kind(error: BaseException, names: set[str]) -> str | None:
     if "PriorError" in names:
         return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f" while writing {error.filename}" if error.filename else ""
-        return f"The disk is full{where}: free some space and run again."
-    text = str(error)
-    out_of_memory = "OutOfMemoryError" in names or ("RuntimeError" in names and "can't allocate memory" in text)
+    number = _error_number(error, names)
+    if number is not None:
+        return _disk_sentence(number, getattr(error, "filename", None))
+    out_of_memory = "OutOfMemoryError" in names or ("RuntimeError" in names and "can't allocate memory" in str(error))
     if isinstance(error, MemoryError) or out_of_memory:
         return "Not enough memory: use fewer views, slices or a smaller working grid, or a machine with more memory."
+    return None
+
+
+def _error_number(error: BaseException, names: set[str]) -> int | None:
+    """The system's error number; writers in other languages (safetensors, HDF5) tell it in words alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    if not names & {"OSError", "SafetensorError", "RuntimeError"}:
+        return None
+    found = re.search(r"\(os error (\d+)\)|errno = (\d+)", str(error))
+    return int(found.group(1) or found.group(2)) if found else None
+
+
+def _disk_sentence(number: int, filename: str | bytes | None) -> str | None:
+    """What the user can do about an error of files and disks; None where it must be the program's own fault."""
+    name = os.fsdecode(filename) if isinstance(filename, str | bytes) else ""
+    match number:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"The disk is full{f' while writing {name}' if name else ''}: free some space and run again."
+        case errno.EFBIG:
+            return f"{name or 'A file'} may not grow any further: raise the limit on file sizes (ulimit -f), run again."
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            what = name or "A file or folder"
+            return f"{what} may not be written or read: check its permissions, and whether its disk is read-only."
+        case errno.ENOENT | errno.ENOTDIR | errno.ESTALE if name:
+            return f"{name} is not there, or has gone while this ran: check the path, then run again."
+        case errno.ENAMETOOLONG:
+            return f"{name[:80] or 'A name'}... is too long for this disk: give folders and cohorts shorter names."
+        case errno.EMFILE | errno.ENFILE:
+            return "Too many files are open: raise the limit (ulimit -n) and run again."
     return None
 
 

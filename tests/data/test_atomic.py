@@ -1,6 +1,10 @@
 """Complete or not at all."""
 
+import errno
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +73,58 @@ def test_writing_nothing_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "result"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+DIE = """
+import os, signal, sys
+from pathlib import Path
+from data import atomic
+final, what = Path(sys.argv[1]), sys.argv[2]
+if what == "between":  # the old folder is moved aside, the new one is not there yet
+    original = Path.replace
+    def replace(self, target):
+        if self.name.startswith(".part-"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, target)
+    Path.replace = replace
+with atomic.atomic_directory(final) as folder:
+    (folder / "half").write_text("half")
+    if what == "inside":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("moment", ["inside", "between"])
+def test_what_a_killed_process_left_is_cleared_and_the_old_folder_comes_back(tmp_path, moment):
+    final = tmp_path / "out"
+    final.mkdir()
+    (final / "old").write_text("old")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", DIE, final, moment], env=environment, check=False)
+    assert done.returncode == -9
+    assert len([path for path in tmp_path.iterdir() if path.name.startswith(".part-")]) == 1
+    with pytest.raises(OSError):
+        _fail(atomic_path(final), OSError(errno.ENOSPC, "full"))
+    assert (final / "old").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [final]
+
+
+def test_what_a_living_process_or_another_machine_writes_is_left_alone(tmp_path):
+    final = tmp_path / "out"
+    with atomic_path(final) as mine:
+        mine.write_text("mine")
+        elsewhere = tmp_path / ".part-abcdef-1-0011aabb-out"
+        elsewhere.touch()
+        with atomic_path(final) as other:
+            other.write_text("other")
+        assert mine.exists()
+    assert final.read_text() == "mine"
+    assert elsewhere.exists()
+
+
+def test_a_name_of_255_bytes_can_be_written(tmp_path):
+    final = tmp_path / ("\u00e4" * 120 + ".nii.gz")
+    with atomic_path(final) as temporary:
+        assert temporary.name.endswith(".nii.gz")
+        temporary.touch()
+    assert list(tmp_path.iterdir()) == [final]

@@ -21,6 +21,10 @@ class OutOfMemoryError(RuntimeError):
     """Stands for torch's."""
 
 
+class SafetensorError(Exception):
+    """Stands for safetensors', which tells the system's error in words."""
+
+
 class Told(Exception):
     user_message = "told so"
 
@@ -33,6 +37,14 @@ class Told(Exception):
         (Told("no"), "told so"),
         (OSError(errno.ENOSPC, "No space left", "/data/out"), "disk is full while writing /data/out"),
         (OSError(errno.EDQUOT, "Quota"), "disk is full"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "disk is full"),
+        (OSError("Can't write data (file write failed: errno = 28, error message = 'No space')"), "disk is full"),
+        (OSError(errno.EFBIG, "File too large", "/data/out"), "/data/out may not grow"),
+        (PermissionError(errno.EACCES, "Permission denied", "/data/out"), "/data/out may not be written"),
+        (OSError(errno.EROFS, "Read-only", "/data/out"), "read-only"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/data/in"), "/data/in is not there"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), "too long for this disk"),
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
         (MemoryError(), "fewer views"),
         (OutOfMemoryError("CUDA"), "Not enough memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "Not enough memory"),
@@ -50,7 +62,10 @@ def test_what_the_user_can_mend_is_one_line(capsys, error, part):
     assert captured.out == ""
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), RuntimeError("x"), OSError(errno.EIO, "x"), KeyError("x")])
+BUGS = [ValueError("x"), RuntimeError("x"), OSError(errno.EIO, "x"), OSError("x"), KeyError("x")]
+
+
+@pytest.mark.parametrize("error", BUGS)
 def test_bugs_keep_their_traceback(error):
     @main_wrapper
     def main(argv=None):
