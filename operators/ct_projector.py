@@ -15,7 +15,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from operators.ct_geometry import Beam, FanBeam, ImageGrid
+from operators.ct_geometry import Beam, FanBeam, ImageGrid, VectorBeam, is_fan
 from operators.linear import LinearOperator
 
 MODELS = ("linear", "line", "strip")
@@ -37,7 +37,13 @@ _SLICES_PER_PRODUCT = 32
 def _kernel(beam: Beam, model: str) -> str:
     if model not in MODELS:
         raise ValueError(f"Unknown projection model {model!r}; it must be one of {', '.join(MODELS)}.")
-    return _ASTRA_NAMES["fan" if isinstance(beam, FanBeam) else "parallel", model]
+    if is_fan(beam) and model == "strip" and _needs_vectors(beam):
+        raise ValueError("ASTRA has no strip kernel for a fan beam with an offset or vectors; use the model 'line'.")
+    return _ASTRA_NAMES["fan" if is_fan(beam) else "parallel", model]
+
+
+def _needs_vectors(beam: Beam) -> bool:
+    return isinstance(beam, VectorBeam) or beam.offset_mm != 0
 
 
 def _estimate_entries(grid: ImageGrid, beam: Beam, model: str) -> int:
@@ -46,13 +52,14 @@ def _estimate_entries(grid: ImageGrid, beam: Beam, model: str) -> int:
     A pixel of width w meets (|cos|+|sin|) w/b rays of spacing b (line), 2 max(|cos|,|sin|) w/b samples (linear) or
     overlaps (|cos|+|sin|) w/b + 1 strips; the mean of |cos|+|sin| is 1.27, that of max(|cos|,|sin|) 0.90.
     """
-    views, pixels = len(beam.angles_rad), grid.rows * grid.columns
+    views, pixels = beam.views, grid.rows * grid.columns
     kernel, ratio = _kernel(beam, model), grid.pixel_mm / beam.bin_mm
-    if isinstance(beam, FanBeam):
+    if is_fan(beam):
         radius = grid.diagonal_mm / 2
+        source_mm = float(np.hypot(*beam.vectors()[:, :2].T).min())
         ratio *= beam.magnification
         # The mean local magnification over a disc of radius R exceeds that at the axis by 1/(1-(R/D)^2) at most.
-        ratio /= max(1 - (radius / beam.source_axis_mm) ** 2, 0.25)
+        ratio /= max(1 - (radius / source_mm) ** 2, 0.25)
     hits = {"linear": 1.80 * ratio, "line": 1.30 * ratio, "strip": 1.30 * ratio + 1}[kernel.split("_")[0]]
     ray_limit = {"linear": 2.0, "line": 2.0, "strip": 2.0 * (2 + 1 / ratio)}[kernel.split("_")[0]]
     rays = views * beam.bins
@@ -63,7 +70,7 @@ def estimate_matrix_bytes(grid: ImageGrid, beam: Beam, model: str = "linear") ->
     """Bytes that building and holding the matrix and its transpose takes at its peak, estimated from above."""
     entries = _estimate_entries(grid, beam, model)
     # A and A^T stay; the blocks of A, or the conversion to A^T, come on top while building.
-    return 3 * _BYTES_PER_ENTRY * entries + 8 * (grid.rows * grid.columns + len(beam.angles_rad) * beam.bins)
+    return 3 * _BYTES_PER_ENTRY * entries + 8 * (grid.rows * grid.columns + beam.views * beam.bins)
 
 
 def available_memory_bytes() -> int | None:
@@ -82,25 +89,28 @@ def require_memory(grid: ImageGrid, beam: Beam, model: str = "linear", limit_byt
     needed = estimate_matrix_bytes(grid, beam, model)
     if limit is not None and needed > limit:
         raise ValueError(
-            f"{len(beam.angles_rad)} views of {beam.bins} bins on a {grid.rows}x{grid.columns} grid need about "
+            f"{beam.views} views of {beam.bins} bins on a {grid.rows}x{grid.columns} grid need about "
             f"{needed / 1e9:.1f} GB for the projection matrix but {limit / 1e9:.1f} GB are free; "
             "use fewer views or a smaller working matrix."
         )
 
 
-def _astra_geometry(grid: ImageGrid, beam: Beam, angles: np.ndarray) -> tuple[dict, dict]:
+def astra_geometry(grid: ImageGrid, beam: Beam) -> tuple[dict, dict]:
     """ASTRA's volume and projection geometry with the pixel as the unit of length."""
     volume = astra.create_vol_geom(grid.rows, grid.columns)
-    spacing = beam.bin_mm / grid.pixel_mm
+    if _needs_vectors(beam):
+        kind, rows = "fanflat_vec" if is_fan(beam) else "parallel_vec", beam.vectors() / grid.pixel_mm
+        return volume, astra.create_proj_geom(kind, beam.bins, rows)
+    angles, spacing = np.asarray(beam.angles_rad), beam.bin_mm / grid.pixel_mm
     if isinstance(beam, FanBeam):
         source, detector = beam.source_axis_mm / grid.pixel_mm, beam.axis_detector_mm / grid.pixel_mm
         return volume, astra.create_proj_geom("fanflat", spacing, beam.bins, angles, source, detector)
     return volume, astra.create_proj_geom("parallel", spacing, beam.bins, angles)
 
 
-def _matrix_block(grid: ImageGrid, beam: Beam, model: str, angles: np.ndarray) -> scipy.sparse.csr_array:
-    """Rows of the system matrix for some views, in mm, float32."""
-    volume, projection = _astra_geometry(grid, beam, angles)
+def _matrix_block(grid: ImageGrid, beam: Beam, model: str) -> scipy.sparse.csr_array:
+    """Rows of the system matrix, in mm, float32."""
+    volume, projection = astra_geometry(grid, beam)
     projector = astra.create_projector(_kernel(beam, model), projection, volume)
     matrix = astra.projector.matrix(projector)
     try:
@@ -117,9 +127,8 @@ def _matrix_block(grid: ImageGrid, beam: Beam, model: str, angles: np.ndarray) -
 
 def system_matrix(grid: ImageGrid, beam: Beam, model: str = "linear") -> scipy.sparse.csr_array:
     """ASTRA's matrix (views*bins, rows*columns), float32, entries in mm; rows view-major, columns row-major."""
-    angles = np.asarray(beam.angles_rad)
-    starts = range(0, len(angles), _VIEWS_PER_BLOCK)
-    blocks = [_matrix_block(grid, beam, model, angles[k : k + _VIEWS_PER_BLOCK]) for k in starts]
+    places = [range(k, min(k + _VIEWS_PER_BLOCK, beam.views)) for k in range(0, beam.views, _VIEWS_PER_BLOCK)]
+    blocks = [_matrix_block(grid, beam.of_views(chosen), model) for chosen in places]
     return scipy.sparse.csr_array(scipy.sparse.vstack(blocks, format="csr"))
 
 
@@ -170,7 +179,7 @@ class CtProjector(LinearOperator):
     @property
     def sinogram_shape(self) -> tuple[int, int]:
         """(views, bins)."""
-        return len(self.beam.angles_rad), self.beam.bins
+        return self.beam.views, self.beam.bins
 
     def to(self, device: torch.device | str) -> CtProjector:
         """A projector on ``device``; shares the matrices when they are there already."""

@@ -15,7 +15,8 @@ from operators.ct_geometry import FanBeam, ImageGrid, ParallelBeam, view_angles
 from operators.ct_projector import CtProjector
 from operators.linear import Identity
 from operators.norm import Normalised
-from solvers.classical.fbp import FbpSettings, backproject_filtered, parker_weights
+from solvers.classical.fbp import FbpSettings, backproject_filtered
+from solvers.classical.fbp_weights import parker_weights
 from solvers.classical.registry import CLASSICAL
 from solvers.classical.total_variation import (
     TvSettings,
