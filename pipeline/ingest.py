@@ -21,6 +21,7 @@ from pipeline.ingest_shared import IngestSettings, ingest_settings
 from pipeline.ingest_volume import take_dicom, take_nifti
 from pipeline.measurement import file_digest
 from pipeline.paths import label
+from pipeline.unchanged import unchanged
 
 COLUMNS = ("series", "modality", "kind", "accepted", "reason", "detail", "files", "shape_zyx", "spacing_mm", "warnings")
 
@@ -38,10 +39,9 @@ MANIFEST_KIND = {"dicom": "volume", "nifti": "volume", "other": "volume"}
 
 def ingest(study: Path, out: Path, settings: IngestSettings) -> list[dict[str, Any]]:
     """Write OUT whole: one folder a series, manifest.json and manifest.tsv. Returns the manifest's rows."""
-    findings = find_series(study)
-    with atomic_directory(out) as folder:
+    with atomic_directory(out) as folder, unchanged(study, out):
         rows, errors = [], []
-        for finding in findings:
+        for finding in find_series(study):
             row, error = _take(finding, folder, settings, study)
             rows.append(row)
             errors += [error] if error is not None else []
