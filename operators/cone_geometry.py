@@ -151,8 +151,9 @@ class ConeBeam:
         return cls(tuple(angles_rad), rows, columns, row_mm, column_mm, source_axis_mm, axis_detector_mm)
 
     def fan(self) -> FanBeam:
-        """The fan beam of the plane z = 0, for a detector without offset."""
-        return FanBeam(self.angles_rad, self.columns, self.column_mm, self.source_axis_mm, self.axis_detector_mm)
+        """The fan beam that the scanner is in the plane z = 0."""
+        distances = self.source_axis_mm, self.axis_detector_mm
+        return FanBeam(self.angles_rad, self.columns, self.column_mm, *distances, self.column_offset_mm)
 
     def vectors(self) -> np.ndarray:
         """ASTRA's cone_vec rows in mm, float64 (views 12): source, detector's centre, u and v from pixel to pixel."""
