@@ -38,5 +38,9 @@ REASONS = {
     "not-scalar": Reason("colour or complex values", False),
     "not-3d": Reason("an array that is not three-dimensional", False),
     "no-geometry": Reason("images without a position in the patient", False),
+    "trajectory": Reason("readouts whose trajectory is missing or does not fit", True),
+    "not-separable": Reason("3D k-space whose slices cannot be taken apart", False),
+    "dimensions": Reason("k-space with more axes than one volume has", False),
+    "no-samples": Reason("raw data without image acquisitions", False),
     "no-json": Reason("an array without the JSON file that explains it", False),
 }

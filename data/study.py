@@ -11,6 +11,8 @@ from pathlib import Path
 from data.dicom_frames import Frame, OtherObject, looks_like_dicom, read_frames
 from data.dicom_series import group_frames, refuse_unusable
 from data.errors import InputError
+from data.kspace import SUFFIXES as KSPACE_SUFFIXES
+from data.kspace import is_kspace, kspace_files, kspace_parts
 from data.reasons import REASONS
 
 
@@ -20,7 +22,7 @@ class Finding:
 
     name: never from a patient attribute; a file's path for all but DICOM. modality: "ct", "mr", or "" where the
     files do not say. kind: "dicom", "other", or the kind of a form in FORMS. error: why it cannot be taken, as far as
-    headers tell.
+    headers tell. part: which of several series in one file.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Finding:
     files: tuple[Path, ...]
     frames: tuple[Frame, ...] = ()
     error: InputError | None = None
+    part: str = ""
 
 
 def _any_content(_path: Path) -> bool:
@@ -39,8 +42,8 @@ def _no_others(_path: Path) -> tuple[Path, ...]:
     return ()
 
 
-def _json_beside(path: Path) -> tuple[Path, ...]:
-    return (path.with_suffix(".json"),)
+def _one_part(_path: Path) -> tuple[str, ...]:
+    return ("",)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class Form:
     """A way to keep a series in files, known by the name of one of them.
 
     suffixes: lower case. claims: a cheap look at that file, which never raises, where the name is not enough. beside:
-    paths of further files that belong to the series if they are there; they make no series of their own.
+    paths of further files that belong to the series if they are there; they make no series of their own. parts: names
+    of the series in that file, ("",) for one; never raises.
     """
 
     kind: str
@@ -56,12 +60,13 @@ class Form:
     suffixes: tuple[str, ...]
     claims: Callable[[Path], bool] = _any_content
     beside: Callable[[Path], tuple[Path, ...]] = _no_others
+    parts: Callable[[Path], tuple[str, ...]] = _one_part
 
 
 # The first form that claims a file has it. pipeline.ingest.TAKERS has one function for each kind.
 FORMS = (
     Form("nifti", "", (".nii.gz", ".nii")),
-    Form("kspace", "mr", (".npy", ".h5"), beside=_json_beside),
+    Form("kspace", "mr", KSPACE_SUFFIXES, is_kspace, kspace_files, kspace_parts),
 )
 
 
@@ -97,7 +102,11 @@ def _formed(study: Path, paths: list[Path]) -> tuple[list[Finding], set[Path]]:
             continue
         name = path.relative_to(study).as_posix()
         suffix = next(suffix for suffix in form.suffixes if name.lower().endswith(suffix))
-        findings.append(Finding(name[: -len(suffix)], form.modality, form.kind, (path, *beside[path])))
+        stem, files = name[: -len(suffix)], (path, *beside[path])
+        for part in form.parts(path):
+            findings.append(
+                Finding(f"{stem}-{part}" if part else stem, form.modality, form.kind, files, part=part)
+            )
     return findings, parts | set(beside)
 
 

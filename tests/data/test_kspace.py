@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from data import kspace as module
+from data import kspace_common as module
 from data.errors import InputError
 from data.kspace import read_kspace
 
