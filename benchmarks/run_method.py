@@ -34,6 +34,7 @@ from solvers.classical.registry import CLASSICAL
 from solvers.problem import Problem
 from solvers.registry import solver_settings
 from solvers.run import run_solver
+from solvers.settings import SettingsError
 
 RESULT = "result.json"
 # Largest magnitude of an estimate as stored in 16 bits; HU need no scale.
@@ -126,13 +127,17 @@ def run_method(case: Case, spec: Spec, out: Path) -> None:
     key = fingerprint(case, spec)
     if is_finished(out, key):
         return
-    runs = [run_once(case, spec, sample) for sample in range(max(1, spec.samples))]
-    volumes = np.stack([case.units.to_physical(run.estimate) for run in runs])
     record = {**asdict(spec), "fingerprint": key, "seed": case.seed, **provenance(case, spec)}
-    if np.isfinite(volumes).all():
-        record |= figures(case, spec, runs, volumes)
+    try:
+        runs = [run_once(case, spec, sample) for sample in range(max(1, spec.samples))]
+    except SettingsError as error:
+        record |= {"failed": f"refused: {error}"}
     else:
-        record |= {"failed": "the estimate is not finite: diverged with these settings"}
+        volumes = np.stack([case.units.to_physical(run.estimate) for run in runs])
+        if np.isfinite(volumes).all():
+            record |= figures(case, spec, runs, volumes)
+        else:
+            record |= {"failed": "the estimate is not finite: diverged with these settings"}
     with atomic_directory(out) as folder:
         if "failed" not in record:
             write_images(case, volumes, folder, record)

@@ -41,18 +41,23 @@ def search(arguments: argparse.Namespace) -> None:
 
 
 def search_one(case: Any, row: dict[str, Any]) -> dict[str, Any]:
-    """All settings of a grid with their PSNR (null where the method diverged) and seconds."""
+    """All settings of a grid with their PSNR (null where the method diverged or refused) and seconds."""
     import numpy as np
 
     from benchmarks.run_method import Spec, code_version, run_once
     from benchmarks.score import finite, mean_psnr_db
     from benchmarks.series import machine
+    from solvers.settings import SettingsError
 
     tried = []
     for settings in row["grid"]:
         spec = Spec(row["name"], row["kind"], row["solver"], {**settings, **row["fixed"]}, row["coupling"])
         began = time.perf_counter()
-        volume = case.units.to_physical(run_once(case, spec, 0).estimate)
+        try:
+            volume = case.units.to_physical(run_once(case, spec, 0).estimate)
+        except SettingsError as error:
+            tried.append({"settings": settings, "psnr_db": None, "seconds": 0.0, "refused": str(error)})
+            continue
         good = bool(np.isfinite(volume).all())
         psnr = mean_psnr_db(volume, case.truth, case.units.modality) if good else None
         tried.append({"settings": settings, "psnr_db": psnr, "seconds": time.perf_counter() - began})
@@ -75,8 +80,13 @@ def is_finished(path: Path, key: str) -> bool:
 
 
 def best(tried: list[dict[str, Any]]) -> dict[str, Any]:
-    """Settings of the highest PSNR, the first of equals; InputError where every run diverged."""
+    """Settings of the highest PSNR, the first of equals; InputError where every run diverged.
+
+    A method that refuses the geometry has no best setting: its first one stands for it.
+    """
     good = [row for row in tried if row["psnr_db"] is not None]
+    if not good and all("refused" in row for row in tried):
+        return tried[0]["settings"]
     if not good:
         raise InputError("every setting of the search diverged; widen the method's grid.")
     return max(good, key=lambda row: row["psnr_db"])["settings"]
@@ -116,7 +126,8 @@ def page(found: dict[str, list[dict[str, Any]]], command: str) -> Iterator[str]:
 
 
 def _cell(tried: dict[str, Any], chosen: bool) -> str:
-    psnr = "diverged" if tried["psnr_db"] is None else f"{tried['psnr_db']:.2f}"
+    without = "refused" if "refused" in tried else "diverged"
+    psnr = without if tried["psnr_db"] is None else f"{tried['psnr_db']:.2f}"
     text = f"{_settings(tried['settings'])}: {psnr}"
     return f"**{text}**" if chosen else text
 

@@ -16,13 +16,13 @@ from operators.linear import LinearOperator
 from operators.norm import Normalised, operator_norm
 from pipeline.measurement import Measurement
 from pipeline.seeds import generator
+from pipeline.start_level import natural_field, start_level
 from pipeline.units import HeldOut, Units
 from solvers.conjugate_gradient import conjugate_gradient
 from solvers.problem import Problem
 
-# Least noise level of the start, and the start's relative error up to which it will do (see ct_sigma_init).
-CT_SIGMA_INIT, CT_START_ERROR = 0.3, 0.2
-CT_LARGEST_SIGMA_INIT = 1.0
+# Relative error of the start up to which the least noise level will do.
+CT_START_ERROR = 0.2
 CT_SMOOTHNESS = 0.003
 CT_ITERATIONS = 30
 
@@ -44,28 +44,15 @@ def smooth_start(A: LinearOperator, y: Tensor, weights: Tensor, shape: tuple[int
     return conjugate_gradient(matvec, b, torch.zeros(shape, dtype=b.dtype), CT_ITERATIONS, 1e-3).clamp_(min=floor)
 
 
-def natural_field(shape_yx: tuple[int, int]) -> Tensor:
-    """A random slice (1 y x) of unit mean square with the power spectrum of natural images, |k|^-3 for Fourier
-    coefficients of one slice's rows and columns; always the same one."""
-    ky, kx = (torch.fft.fftfreq(n, 1 / n) for n in shape_yx)
-    radius = (ky[:, None] ** 2 + kx[None, :] ** 2).sqrt().clamp_min(1)
-    white = torch.randn((1, *shape_yx), generator=generator(0, "field"))
-    field = torch.fft.ifft2(torch.fft.fft2(white) * radius**-1.5).real
-    return field / field.square().mean().sqrt()
-
-
 def ct_sigma_init(A: LinearOperator, weights: Tensor, shape_yx: tuple[int, int]) -> float:
-    """Noise level that hides what the start lacks: more where the geometry sees less.
+    """Noise level that hides what `smooth_start` lacks (`start_level`).
 
-    What the geometry loses is the relative error e of `smooth_start` on a noiseless random field, which needs no truth:
-    0.17 at 30 views over 180 degrees, 0.33 at 8 views, 0.38 at 90 degrees. Between its ends the level grows with e^2:
-    for the latter two, 0.8 gave a held-out patient 0.4 and 0.7 dB more than 0.3.
+    Its relative error on a noiseless random field is 0.17 at 30 views over 180 degrees, 0.33 at 8 views, 0.38 at 90
+    degrees: for the latter two, 0.8 gave a held-out patient 0.4 and 0.7 dB more than 0.3.
     """
     field = natural_field(shape_yx)
     seen = weights.expand(-1, *weights.shape[1:])[:1]
-    error = float((smooth_start(A, A(field), seen, field.shape, floor=-math.inf) - field).square().mean().sqrt())
-    wanted = CT_SIGMA_INIT * (error / CT_START_ERROR) ** 2
-    return min(max(CT_SIGMA_INIT, wanted), CT_LARGEST_SIGMA_INIT)
+    return start_level(field, smooth_start(A, A(field), seen, field.shape, floor=-math.inf), CT_START_ERROR)
 
 
 def ct_problem(measurement: Measurement) -> tuple[Problem, Units]:

@@ -3,16 +3,21 @@ import pytest
 import torch
 
 from data.volume import Volume
+from operators.cartesian_mri import CartesianMri
+from operators.coils import simulate_sensitivities
 from operators.ct_geometry import ImageGrid, ParallelBeam, view_angles
 from operators.ct_projector import CtProjector
 from operators.fourier import fft2
 from operators.norm import normalise, operator_norm
+from operators.sampling_masks import random_1d
 from pipeline.measure_ct import simulate_ct
 from pipeline.measure_mr import heldout_noise
 from pipeline.measurement import Measurement, pack_kspace, read_measurement, unpack_kspace, write_measurement
 from pipeline.problem import load_problem, with_start
-from pipeline.problem_ct import CT_LARGEST_SIGMA_INIT, CT_SIGMA_INIT, ct_sigma_init
+from pipeline.problem_ct import ct_sigma_init
+from pipeline.problem_mr import mr_sigma_init
 from pipeline.settings import CtMeasureSettings
+from pipeline.start_level import LARGEST_SIGMA_INIT, LEAST_SIGMA_INIT
 
 AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])
 
@@ -167,6 +172,17 @@ def test_a_start_that_sees_less_gets_more_noise():
         beam = ParallelBeam(view_angles(views, range_deg), 48, 2.0)
         A = normalise(CtProjector(grid, beam), (1, 32, 32), torch.float32, torch.Generator().manual_seed(0))
         levels[views] = ct_sigma_init(A, torch.ones(1, views, 48), (32, 32))
-    assert levels[90] == CT_SIGMA_INIT
-    assert CT_SIGMA_INIT < levels[6] <= CT_LARGEST_SIGMA_INIT
-    assert CT_SIGMA_INIT < levels[30] <= CT_LARGEST_SIGMA_INIT
+    assert levels[90] == LEAST_SIGMA_INIT
+    assert LEAST_SIGMA_INIT < levels[6] <= LARGEST_SIGMA_INIT
+    assert LEAST_SIGMA_INIT < levels[30] <= LARGEST_SIGMA_INIT
+
+
+def test_a_start_from_fewer_lines_gets_more_noise():
+    coils = simulate_sensitivities(4, (1, 48, 48), torch.Generator().manual_seed(0), (2.0, 2.0, 2.0))
+    levels = {}
+    for acceleration in (2, 8):
+        mask = random_1d((48, 48), acceleration, 0.08, torch.Generator().manual_seed(1))
+        weights = mask[None, None].float().expand(1, 4, 48, 48) * 1e4
+        levels[acceleration] = mr_sigma_init(CartesianMri(mask, coils), weights, (48, 48))
+    assert levels[2] == LEAST_SIGMA_INIT
+    assert LEAST_SIGMA_INIT < levels[8] <= LARGEST_SIGMA_INIT
