@@ -1,83 +1,139 @@
 """Pixels of ordered image planes as one float32 volume in physical units."""
 
-import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, JPEG2000TransferSyntaxes
+from pydicom.encaps import generate_frames
+from pydicom.pixels import get_decoder, iter_pixels
+from pydicom.uid import UID, ImplicitVRLittleEndian
 
-from data.dicom_frames import Frame, quiet, read_dataset
+from data.dicom_codestream import coded_matrix
+from data.dicom_file import quiet, read_dataset
+from data.dicom_frames import Frame
 from data.errors import InputError
 from data.nifti import MAX_VOXELS
 from data.reasons import REASONS
 
 AIR_HU = -1000.0
-J2K_START = b"\xff\x4f\xff\x51"
+HOUNSFIELD_UNIT = "[hnsf'U]"
+# A file may be this much longer than twice its pixels: headers, icons, private data.
+MAX_EXTRA_BYTES = 2**28
+PIXEL_KEYWORDS = (
+    "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths", "PixelData",
+)  # fmt: skip
+PIXEL_TAGS = tuple(map(tag_for_keyword, PIXEL_KEYWORDS))
 
 
-def read_pixels(frames: tuple[Frame, ...]) -> np.ndarray:
+def read_pixels(frames: tuple[Frame, ...], max_voxels: int = MAX_VOXELS) -> np.ndarray:
     """Stack planes in the order given, (z y x) float32: stored value times slope plus intercept, HU for CT.
 
-    MONOCHROME1 is a way of showing values and changes none. CT padding below air becomes air. Raises InputError:
-    "too-large" before anything is decoded, "truncated", "undecodable".
+    MONOCHROME1 is a way of showing values and changes none. CT padding below air becomes air. Each file is read once
+    and each plane decoded once where the planes of a file follow one another. Raises InputError: "too-large" before
+    anything is decoded, "truncated", "undecodable".
     """
     rows, columns = frames[0].rows, frames[0].columns
-    if rows * columns * max(len(frames), frames[0].frames_in_file) > MAX_VOXELS:
+    if rows * columns * max(len(frames), frames[0].frames_in_file) > max_voxels:
         raise InputError(REASONS["too-large"].text, "too-large")
     volume = np.empty((len(frames), rows, columns), np.float32)
-    path, stored = None, None
+    by_file: dict[Path, list[int]] = {}
     for z, frame in enumerate(frames):
-        if frame.path != path:
-            path, stored = frame.path, _decode(frame)
-        volume[z] = _physical(stored[frame.index], frame)
+        by_file.setdefault(frame.path, []).append(z)
+    for members in by_file.values():
+        for z, stored in zip(members, _decode([frames[z] for z in members]), strict=True):
+            volume[z] = _physical(stored, frames[z])
     return volume
 
 
 def same_pixels(paths: list[Path]) -> bool:
     """True where all files hold the same encoded pixels."""
-    encoded = {bytes(read_dataset(path, pixels=True).get("PixelData") or b"") for path in paths}
+    encoded = {bytes(read_dataset(path, pixels=True, tags=PIXEL_TAGS).get("PixelData") or b"") for path in paths}
     return len(encoded) == 1
 
 
+def scaling(frame: Frame) -> tuple[float, float]:
+    """(slope, intercept) from stored to physical values: the rescale, else a real-world mapping, else none."""
+    if frame.slope is not None:
+        return frame.slope, frame.intercept or 0.0
+    if frame.mapping is not None and (frame.modality != "ct" or frame.mapping[2] == HOUNSFIELD_UNIT):
+        return frame.mapping[:2]
+    return 1.0, frame.intercept or 0.0
+
+
 def _physical(stored: np.ndarray, frame: Frame) -> np.ndarray:
-    slope = 1.0 if frame.slope is None else frame.slope
-    values = stored.astype(np.float64) * slope + (frame.intercept or 0.0)
+    slope, intercept = scaling(frame)
+    values = stored.astype(np.float64) * slope + intercept
     if frame.modality == "ct" and frame.padding is not None:
         low, high = sorted(frame.padding)
         values[(stored >= low) & (stored <= high) & (values < AIR_HU)] = AIR_HU
     return values
 
 
-def _decode(frame: Frame) -> np.ndarray:
-    """Stored values of all frames of a file (frames rows columns)."""
-    dataset = read_dataset(frame.path, pixels=True)
-    shape = (frame.frames_in_file, frame.rows, frame.columns)
+def _decode(frames: list[Frame]) -> Iterator[np.ndarray]:
+    """Stored values (rows columns) of planes of one file, one at a time."""
+    first = frames[0]
+    shape = (first.frames_in_file, first.rows, first.columns)
+    _check_file_size(first.path, shape)
+    dataset = read_dataset(first.path, pixels=True, tags=PIXEL_TAGS)
     try:
         with quiet():
-            _check_encoded_size(frame.path, dataset, shape)
-            stored = dataset.pixel_array
+            syntax = _check_pixels(first.path, dataset, shape)
+            indices = [frame.index for frame in frames]
+            for plane in iter_pixels(dataset, indices=indices):
+                if plane.shape != shape[1:]:
+                    raise InputError(f"{first.path} holds another matrix than it says: export it again.", "undecodable")
+                yield plane
     except (InputError, MemoryError):
         raise
     except Exception as error:
+        how = f" ({syntax.name})" if "syntax" in locals() and syntax.is_compressed else ""
         raise InputError(
-            f"{frame.path} holds pixels that cannot be decoded: copy it again from its source.", "undecodable"
+            f"{first.path} holds pixels that cannot be decoded{how}: copy it again from its source.", "undecodable"
         ) from error
-    if stored.size != np.prod(shape):
-        raise InputError(f"{frame.path} holds another matrix than it says: export it again.", "undecodable")
-    return stored.reshape(shape)
 
 
-def _check_encoded_size(path: Path, dataset: Dataset, shape: tuple[int, int, int]) -> None:
-    """Compare what the header claims with what is there, before memory is asked for."""
+def _check_file_size(path: Path, shape: tuple[int, int, int]) -> None:
+    if path.stat().st_size > MAX_EXTRA_BYTES + 8 * int(np.prod(shape, dtype=np.int64)):
+        raise InputError(f"{path} is far longer than the image it holds: export it again.", "too-large")
+
+
+def _check_pixels(path: Path, dataset: Dataset, shape: tuple[int, int, int]) -> UID:
+    """Compare what the header claims with what is there, before memory is asked for. The transfer syntax."""
     pixels = dataset.get("PixelData")
-    syntax = UID(dataset.file_meta.get("TransferSyntaxUID", "")) if hasattr(dataset, "file_meta") else UID("")
+    syntax = UID(dataset.file_meta.get("TransferSyntaxUID", ""))
     if not syntax:
-        dataset.file_meta.TransferSyntaxUID = syntax = UID("1.2.840.10008.1.2")
-    claimed = int(np.prod(shape, dtype=np.int64)) * int(dataset.BitsAllocated) // 8
-    if not pixels or (not syntax.is_compressed and len(pixels) < claimed):
+        implicit = dataset.original_encoding[0]
+        guessed = ImplicitVRLittleEndian if implicit else "1.2.840.10008.1.2.1"
+        dataset.file_meta.TransferSyntaxUID = syntax = UID(guessed)
+    if not pixels:
         raise InputError(f"{path} ends before its pixels do: copy it again from its source.", "truncated")
-    if syntax in JPEG2000TransferSyntaxes and (start := pixels.find(J2K_START)) >= 0:
-        width, height, left, top = struct.unpack(">IIII", pixels[start + 8 : start + 24])
-        if (height - top, width - left) != shape[1:]:
+    if not syntax.is_compressed or syntax.is_deflated:
+        claimed = int(np.prod(shape, dtype=np.int64)) * int(dataset.BitsAllocated) // 8
+        if len(pixels) < claimed:
+            raise InputError(f"{path} ends before its pixels do: copy it again from its source.", "truncated")
+        return syntax
+    _check_decoder(path, syntax)
+    count = 0
+    for code in generate_frames(pixels, number_of_frames=shape[0]):
+        count += 1
+        said = coded_matrix(code)
+        if said is not None and said != (*shape[1:], 1):
             raise InputError(f"{path} holds another matrix than it says: export it again.", "undecodable")
+    if count < shape[0]:
+        raise InputError(f"{path} ends before its pixels do: copy it again from its source.", "truncated")
+    return syntax
+
+
+def _check_decoder(path: Path, syntax: UID) -> None:
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        available = False
+    if not available:
+        raise InputError(
+            f"{path} is compressed as {syntax.name}, which cannot be read here: export it uncompressed.", "compression"
+        )

@@ -1,144 +1,130 @@
-"""From image planes to volumes: which planes belong together, in which order, and where they lie."""
+"""Which image planes belong to one volume: by series, then by what a stack has in common, then by what repeats."""
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
 
-from data.dicom_frames import Frame
-from data.dicom_pixels import same_pixels
+from data.dicom_frames import MARKS, Frame
+from data.dicom_pixels import HOUNSFIELD_UNIT, same_pixels
+from data.dicom_stack import MIN_SLICES, Policies, arrange, build_stack, cut_at_gaps, error
 from data.errors import InputError
-from data.reasons import REASONS
 
-MIN_SLICES = 4
-MIN_REPEATS_IN_TIME = 5
-TILT_COSINE = 0.999
-# Positions are written with a decimal or two: 0.06 mm allows for that, a tenth of the spacing never hides a slice.
-ROUNDING_MM = 0.06
-# De-identifiers have given every slice its own frame of reference: it tells volumes apart only where it must.
-SPLIT_BY = ("frame_of_reference", "acquisition", "temporal", "trigger", "diffusion")
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+__all__ = ["Group", "Policies", "arrange", "build_stack", "group_frames", "refuse_unusable"]
+
+COLOUR = ("PALETTE COLOR", "RGB", "YBR", "ARGB", "HSV", "CMYK")
+MAPS = {"ADC", "FA", "TRACEW", "MIP", "MINIP", "MPR_MIP", "PROJECTION IMAGE", "MIP_SAG", "CBF", "CBV", "MTT", "TTP"}
+MAPS |= {"T1 MAP", "T2 MAP", "T2_STAR_MAP", "T1MAP", "T2MAP", "TSTAT", "EADC"}
+# What tells planes of one place apart, tried in this order; de-identifiers have given every slice a frame of reference
+# of its own, and scanners count acquisitions within a volume, so none of it splits what is one volume already.
+SPLIT_BY = tuple(MARKS)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Planes that look like one volume. name: modality and a hash of the series UID, with a part number if split."""
+    """Planes that look like one volume. name: modality and a hash of the series UID, with a part number if split.
+
+    notes: what was done to the series, in words for the manifest.
+    """
 
     name: str
     modality: str
     frames: tuple[Frame, ...]
+    notes: tuple[str, ...] = ()
 
 
-def group_frames(frames: list[Frame]) -> list[Group]:
-    """Split by series, then by matrix, orientation, pixel size, image type and echo, then by acquisition or time."""
+def group_frames(frames: list[Frame], policies: Policies | None = None) -> list[Group]:
+    """Split by series, by matrix, orientation, pixel size, image type, component and echo, then by what repeats."""
+    policies = policies or Policies()
     by_series = defaultdict(list)
     for frame in frames:
         by_series[frame.series_uid].append(frame)
     groups = []
     for series_uid, members in sorted(by_series.items()):
-        parts = [piece for part in _alike(members) for piece in _split(_without_copies(part))]
+        parts = [piece for part in _alike(members) for piece in _pieces(part, policies)]
         stem = f"{members[0].modality}{sha256(series_uid.encode()).hexdigest()[:8]}"
         names = [stem] if len(parts) == 1 else [f"{stem}p{number + 1}" for number in range(len(parts))]
-        groups += [Group(name, part[0].modality, tuple(part)) for name, part in zip(names, parts, strict=True)]
+        groups += [replace(part, name=name) for name, part in zip(names, parts, strict=True)]
     return groups
 
 
 def refuse_unusable(group: Group) -> None:
     """Raise InputError with a reason for planes that are no volume to reconstruct: localizers, phase, colour..."""
     first = group.frames[0]
-    kinds = {part.upper() for part in first.image_type[2:]}
+    kinds = set(first.image_type[2:])
+    if first.samples != 1 or first.photometric.upper().startswith(COLOUR):
+        raise error("colour")
     if "LOCALIZER" in kinds:
-        raise _error("localizer")
-    if first.samples != 1:
-        raise _error("not-scalar")
+        raise error("localizer")
+    if kinds & MAPS:
+        raise error("derived-map", ", ".join(sorted(kinds & MAPS)))
     if any(None in (frame.position, frame.orientation, frame.pixel_mm) for frame in group.frames):
-        raise _error("no-geometry")
-    if group.modality == "mr" and kinds & {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY"}:
-        raise _error("not-magnitude")
-    if group.modality == "ct" and (first.slope is None or first.rescale_type.upper() not in ("", "HU")):
-        raise _error("not-hu")
+        raise error("no-geometry")
+    if any(frame.lookup for frame in group.frames):
+        raise error("lookup-table")
+    if group.modality == "mr" and first.component not in ("", "magnitude"):
+        raise error("not-magnitude", first.component)
+    if group.modality == "ct" and not all(_is_hu(frame) for frame in group.frames):
+        raise error("not-hu")
     if len(group.frames) < MIN_SLICES:
-        raise _error("too-few-slices")
+        raise error("too-few-slices", f"{len(group.frames)}")
 
 
-def arrange(frames: tuple[Frame, ...]) -> tuple[tuple[Frame, ...], np.ndarray]:
-    """Planes in order along their normal, and the affine from (x=column y=row z=plane) to RAS mm.
-
-    Raises InputError: "mixed" or "time-series" (a position twice), "tilt", "gap".
-    """
-    normal = _normal(frames)
-    ordered = tuple(sorted(frames, key=lambda frame: float(np.dot(normal, frame.position))))
-    positions = np.array([frame.position for frame in ordered])
-    heights = positions @ normal
-    repeats = Counter(np.round(heights, 2)).values()
-    if max(repeats) > 1:
-        timed = min(repeats) == max(repeats) >= MIN_REPEATS_IN_TIME
-        raise _error("time-series" if timed else "mixed")
-    step = (positions[-1] - positions[0]) / (len(positions) - 1)
-    if np.dot(step, normal) < TILT_COSINE * np.linalg.norm(step):
-        raise _error("tilt")
-    if not _regular(positions, heights):
-        raise _error("gap")
-    row_mm, column_mm = ordered[0].pixel_mm
-    affine = np.eye(4)
-    affine[:3, 0] = np.array(ordered[0].orientation[:3]) * column_mm
-    affine[:3, 1] = np.array(ordered[0].orientation[3:]) * row_mm
-    affine[:3, 2] = step
-    affine[:3, 3] = positions[0]
-    return ordered, LPS_TO_RAS @ affine
+def _is_hu(frame: Frame) -> bool:
+    if frame.slope is None:
+        return frame.mapping is not None and frame.mapping[2] == HOUNSFIELD_UNIT
+    return frame.rescale_type.upper() in ("", "HU")
 
 
-def _error(reason: str) -> InputError:
-    return InputError(REASONS[reason].text, reason)
+def _pieces(part: list[Frame], policies: Policies) -> list[Group]:
+    """The groups that one list of alike planes makes; named later."""
+    distinct = _without_copies(part)
+    copies = len(part) - len(distinct)
+    shared = (f"{copies} copies of other slices left out",) if copies else ()
+    pieces = []
+    for frames, attributes in _split(distinct, policies):
+        notes = (*shared, f"told apart by {' and '.join(attributes)}") if attributes else shared
+        runs = _runs(frames, policies)
+        for run in runs:
+            cut = (f"cut at gaps into {len(runs)} parts",) if len(runs) > 1 else ()
+            pieces.append(Group("", run[0].modality, tuple(run), (*notes, *cut)))
+    return pieces
 
 
-def _normal(frames: tuple[Frame, ...]) -> np.ndarray:
-    orientation = np.array(frames[0].orientation)
-    normal = np.cross(orientation[:3], orientation[3:])
-    length = np.linalg.norm(normal)
-    if not abs(length - 1) < 0.01:
-        raise _error("no-geometry")
-    return normal / length
-
-
-def _regular(positions: np.ndarray, heights: np.ndarray) -> bool:
-    """Every plane within rounding of the straight, even line that fits them all."""
-    index = np.arange(len(heights))
-    spacing = (heights[-1] - heights[0]) / (len(heights) - 1)
-    allowed = min(max(0.01 * spacing, ROUNDING_MM), 0.1 * spacing)
-    if np.abs(heights - np.polyval(np.polyfit(index, heights, 1), index)).max() > allowed:
-        return False
-    line = np.stack([np.polyval(np.polyfit(index, positions[:, axis], 1), index) for axis in range(3)], axis=1)
-    return bool(np.abs(positions - line).max() <= max(allowed, ROUNDING_MM))
+def _runs(frames: list[Frame], policies: Policies) -> list[tuple[Frame, ...]]:
+    if policies.on_gap != "split" or len(frames) < MIN_SLICES or _reason(frames, policies) != "gap":
+        return [tuple(frames)]
+    return cut_at_gaps(tuple(frames))
 
 
 def _alike(frames: list[Frame]) -> list[list[Frame]]:
     """Sort planes into lists with the same matrix, type, echo and, within tolerance, orientation and pixels."""
-    lists: list[list[Frame]] = []
+    lists: dict[tuple, list[list[Frame]]] = defaultdict(list)
     for frame in sorted(frames, key=lambda frame: (str(frame.path), frame.index)):
-        home = next((members for members in lists if _same_stack(members[0], frame)), None)
+        candidates = lists[_exact(frame)]
+        home = next((members for members in candidates if _same_plane(members[0], frame)), None)
         if home is None:
-            lists.append([frame])
+            candidates.append([frame])
         else:
             home.append(frame)
-    return sorted(lists, key=lambda members: (-len(members), str(_exact(members[0]))))
+    every = [(key, members) for key, candidates in lists.items() for members in candidates]
+    return [members for key, members in sorted(every, key=lambda item: (-len(item[1]), str(item[0])))]
 
 
 def _exact(frame: Frame) -> tuple:
-    tail = tuple(part.upper() for part in frame.image_type[2:])
-    matrix = (frame.rows, frame.columns, frame.samples, frame.modality)
-    return (*matrix, tail, frame.echo, frame.position is None)
+    matrix = (frame.rows, frame.columns, frame.samples, frame.photometric, frame.modality)
+    return (*matrix, frame.image_type[2:], frame.component, frame.echo, frame.position is None)
 
 
-def _same_stack(first: Frame, other: Frame) -> bool:
-    if _exact(first) != _exact(other):
-        return False
+def _same_plane(first: Frame, other: Frame) -> bool:
     for one, two, tolerance in (
         (first.orientation, other.orientation, 1e-3),
         (first.pixel_mm, other.pixel_mm, 1e-3 * max(first.pixel_mm or (1,))),
     ):
-        if (one is None) != (two is None) or (one and not np.allclose(one, two, rtol=0, atol=tolerance)):
+        if (one is None) != (two is None):
+            return False
+        if one and max(abs(a - b) for a, b in zip(one, two)) > tolerance:
             return False
     return True
 
@@ -158,25 +144,52 @@ def _without_copies(frames: list[Frame]) -> list[Frame]:
     return kept
 
 
-def _split(frames: list[Frame]) -> list[list[Frame]]:
-    """One list if the planes make a volume, or by the first attribute that makes every part a volume; else as it is."""
-    if len(frames) < MIN_SLICES or _makes_volume(frames):
-        return [frames]
+def _split(frames: list[Frame], policies: Policies) -> list[tuple[list[Frame], tuple[str, ...]]]:
+    """(planes, attributes that told them apart): one entry where they make a volume or where nothing helps."""
+    whole = [(frames, ())]
+    if len(frames) < MIN_SLICES or _reason(frames, policies) not in ("mixed", "time-series", "gap", "scattered"):
+        return whole
+    repeats = _most_repeats(frames)
     for attribute in SPLIT_BY:
-        parts = defaultdict(list)
-        for frame in frames:
-            parts[getattr(frame, attribute)].append(frame)
-        few = 1 < len(parts) < MIN_REPEATS_IN_TIME
-        if few and all(len(part) >= MIN_SLICES and _makes_volume(part) for part in parts.values()):
-            return [parts[key] for key in sorted(parts)]
-    return [frames]
+        parts = _parts(frames, (attribute,))
+        if len(parts) > 1 and all(len(part) >= MIN_SLICES and not _reason(part, policies) for part in parts):
+            many = repeats > 1 and len(parts) > policies.max_repeats
+            return whole if many else [(part, (attribute,)) for part in parts]
+    if not 1 < repeats <= policies.max_repeats:
+        return whole
+    attributes: tuple[str, ...] = ()
+    for attribute in SPLIT_BY:
+        parts = _parts(frames, (*attributes, attribute))
+        left = max(_most_repeats(part) for part in parts)
+        if left < repeats and min(map(len, parts)) >= MIN_SLICES:
+            attributes, repeats = (*attributes, attribute), left
+    return [(part, attributes) for part in _parts(frames, attributes)] if repeats == 1 else whole
 
 
-def _makes_volume(frames: list[Frame]) -> bool:
+def _parts(frames: list[Frame], attributes: tuple[str, ...]) -> list[list[Frame]]:
+    parts = defaultdict(list)
+    for frame in frames:
+        parts[tuple(frame.marks[attribute] for attribute in attributes)].append(frame)
+    return [parts[key] for key in sorted(parts, key=_as_numbers)]
+
+
+def _as_numbers(key: tuple[str, ...]) -> tuple:
+    """Order "10" after "9"."""
+    return tuple((0, float(text), "") if text.replace(".", "", 1).isdigit() else (1, 0.0, text) for text in key)
+
+
+def _most_repeats(frames: list[Frame]) -> int:
+    if any(frame.position is None for frame in frames):
+        return 1
+    return max(Counter(tuple(np.round(frame.position, 2)) for frame in frames).values())
+
+
+def _reason(frames: list[Frame], policies: Policies) -> str:
+    """Why planes make no volume as they are, "" if they make one. Gaps count, whatever is done about them."""
     if any(None in (frame.position, frame.orientation, frame.pixel_mm) for frame in frames):
-        return False
+        return "no-geometry"
     try:
-        arrange(tuple(frames))
-    except InputError:
-        return False
-    return True
+        build_stack(tuple(frames), replace(policies, on_gap="fail", on_tilt="resample"))
+    except InputError as refused:
+        return refused.reason
+    return ""

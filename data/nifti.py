@@ -1,6 +1,9 @@
 """NIfTI in and out: (z y x) in memory, (x y z) on disk, mm, qform and sform both set."""
 
+import gzip
+import math
 import os
+import struct
 import zlib
 from pathlib import Path
 
@@ -12,24 +15,37 @@ from data.errors import InputError
 from data.volume import Volume, to_closest_ras
 
 MAX_VOXELS = 2**31
+# Header extensions end before this; deflate packs no better than this; headers of NIfTI-1 and -2 begin with their size.
+MAX_OFFSET_BYTES = 2**26
+MAX_DEFLATE_RATIO = 1040
+HEADER_BYTES = (348, 540)
+FORMS_AGREE_MM = 0.01
+UNITS_MM = {"meter": 1000.0, "micron": 0.001}
 
 
-def read_volume(path: str | os.PathLike, dtype=np.float32, closest_ras: bool = False) -> Volume:
+def read_volume(
+    path: str | os.PathLike, dtype=np.float32, closest_ras: bool = False, max_voxels: int = MAX_VOXELS
+) -> Volume:
     """Read a 3D NIfTI as a Volume (z y x), axes as stored, or turned to closest RAS.
 
-    Scale factors are applied. meta["orientation"] is "unknown" where the header has neither qform nor sform.
-    Raises InputError: not a NIfTI, not 3D, complex or colour, truncated, or larger than MAX_VOXELS.
+    .nii, .nii.gz, or the .hdr of a pair with .img; NIfTI-1 and -2, either byte order. Scale factors are applied. The
+    sform places the volume where there is one, else the qform. meta["orientation"] is "unknown" where the header has
+    neither; meta["warnings"] lists in words what is odd about the header. Lengths in metres or microns become mm.
+    Raises InputError: not a NIfTI, not 3D, complex or colour, truncated, no usable affine, larger than max_voxels.
     """
     path = Path(path)
     image = _open(path)
-    shape = _shape_xyz(path, image)
+    shape = _shape_xyz(path, image, max_voxels)
+    affine, warnings = _place(path, image)
     try:
         array = np.asarray(image.dataobj, dtype=dtype).reshape(shape)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{path} ends too early or is damaged: copy it again from its source.", "truncated") from error
     known = int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0
-    meta = {"orientation": "known" if known else "unknown"}
-    volume = Volume.from_affine(array.transpose(2, 1, 0), image.affine, meta)
+    meta = {"orientation": "known" if known else "unknown", "warnings": warnings}
+    if not known:
+        warnings.append("the header does not say how the volume lies in the patient")
+    volume = Volume.from_affine(array.transpose(2, 1, 0), affine, meta)
     volume = to_closest_ras(volume) if closest_ras else volume
     return Volume(np.ascontiguousarray(volume.array_zyx), volume.affine, volume.spacing_mm, meta)
 
@@ -54,30 +70,103 @@ def write_volume(
         nibabel.save(image, temporary)
 
 
+def is_pair(header: Path) -> bool:
+    """Whether a .hdr file is the header of a NIfTI or Analyze pair; BART's headers, for one, are text."""
+    try:
+        with header.open("rb") as handle:
+            start = handle.read(4)
+    except OSError:
+        return False
+    return start in (bytes(size.to_bytes(4, order)) for size in HEADER_BYTES for order in ("little", "big"))
+
+
+def image_beside(header: Path) -> tuple[Path, ...]:
+    """The other file of a pair."""
+    return (header.with_suffix(".img"), header.with_suffix(".IMG"))
+
+
 def _open(path: Path):
     if not path.is_file():
         raise InputError(f"{path} is not there: check the path.", "missing")
     try:
+        _check_offset(path)
         image = nibabel.load(path)
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+    except (InputError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path} has no image file beside it: copy both files of the pair.", "truncated") from error
+    except Exception as error:
         raise InputError(f"{path} cannot be read as NIfTI: copy it again or remove it.", "undecodable") from error
-    if not isinstance(image, nibabel.Nifti1Image):
-        raise InputError(f"{path} is not NIfTI: convert it to .nii.gz first.", "undecodable")
+    if not isinstance(image, nibabel.Nifti1Pair):
+        raise InputError(
+            f"{path} is {type(image).__name__.removesuffix('Image')} and not NIfTI, so left and right cannot be told: "
+            "convert it to .nii.gz first.", "undecodable",
+        )  # fmt: skip
     return image
 
 
-def _shape_xyz(path: Path, image) -> tuple[int, int, int]:
+def _check_offset(path: Path) -> None:
+    """Refuse a header that puts the voxels far away, before whatever lies between is unpacked as an extension."""
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as handle:
+        start = handle.read(max(HEADER_BYTES))
+    if len(start) < min(HEADER_BYTES):
+        raise InputError(f"{path} ends too early: copy it again from its source.", "truncated")
+    order = "<" if int.from_bytes(start[:4], "little") in HEADER_BYTES else ">"
+    second = struct.unpack(f"{order}i", start[:4])[0] == HEADER_BYTES[1] and len(start) >= HEADER_BYTES[1]
+    offset = struct.unpack(f"{order}q", start[168:176])[0] if second else struct.unpack(f"{order}f", start[108:112])[0]
+    if not 0 <= offset <= MAX_OFFSET_BYTES:
+        raise InputError(f"{path} has its voxels at a place that makes no sense: copy it again.", "undecodable")
+
+
+def _shape_xyz(path: Path, image, max_voxels: int) -> tuple[int, int, int]:
     shape = image.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3:
-        raise InputError(f"{path} has {len(shape)} dimensions and not 3: give one 3D volume a file.", "not-3d")
+        many = f" ({shape[3]} volumes)" if len(shape) == 4 else ""
+        raise InputError(f"{path} has {len(shape)} dimensions and not 3{many}: give one 3D volume a file.", "not-3d")
     if image.get_data_dtype().kind not in "iuf":
         raise InputError(f"{path} holds colour or complex values: give one real value a voxel.", "not-scalar")
-    voxels = int(np.prod(shape, dtype=np.int64))
-    if not 0 < voxels <= MAX_VOXELS:
-        raise InputError(f"{path} claims {voxels} voxels, more than {MAX_VOXELS} or none: cut it up.", "too-large")
-    stored = image.dataobj.offset + voxels * image.get_data_dtype().itemsize
-    if not path.name.endswith((".gz", ".bz2", ".zst")) and path.stat().st_size < stored:
-        raise InputError(f"{path} ends too early: copy it again from its source.", "truncated")
+    voxels = math.prod(int(size) for size in shape)
+    if not 0 < voxels <= min(max_voxels, MAX_VOXELS):
+        raise InputError(
+            f"{path} claims {voxels} voxels, more than {min(max_voxels, MAX_VOXELS)} or none: cut it up or raise "
+            "ingest.max_volume_gb.", "too-large",
+        )  # fmt: skip
+    _check_length(path, image, voxels * image.get_data_dtype().itemsize)
     return shape
+
+
+def _check_length(path: Path, image, data_bytes: int) -> None:
+    """Compare what the header claims with the length of the file, before memory is asked for."""
+    holder = Path(image.file_map["image"].filename)
+    packed = holder.name.lower().endswith((".gz", ".bz2", ".zst"))
+    there = holder.stat().st_size * (MAX_DEFLATE_RATIO if packed else 1)
+    if there < image.dataobj.offset + data_bytes:
+        raise InputError(f"{path} ends too early: copy it again from its source.", "truncated")
+
+
+def _place(path: Path, image) -> tuple[np.ndarray, list[str]]:
+    """(affine to RAS mm, warnings in words)."""
+    warnings = []
+    affine = np.asarray(image.affine, float)
+    qform, sform = image.header.get_qform(coded=True)[0], image.header.get_sform(coded=True)[0]
+    if qform is not None and sform is not None and np.isfinite(qform).all() and np.isfinite(sform).all():
+        apart_mm = _farthest(qform, sform, image.shape[:3])
+        if apart_mm > FORMS_AGREE_MM:
+            warnings.append(f"qform and sform place voxels up to {apart_mm:.2f} mm apart; the sform is used")
+    unit = image.header.get_xyzt_units()[0]
+    if unit in UNITS_MM:
+        affine = np.diag([UNITS_MM[unit]] * 3 + [1]) @ affine
+        warnings.append(f"lengths are in {unit}s in the header and are taken as such")
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    volume = abs(np.linalg.det(affine[:3, :3])) if np.isfinite(affine).all() else 0.0
+    if not volume > 1e-6 * np.prod(lengths) > 0 or np.abs(affine).max() > 1e6:
+        raise InputError(f"{path} has a header whose geometry makes no sense: write it again.", "geometry")
+    return affine, warnings
+
+
+def _farthest(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
+    """The largest distance in mm between the places that two affines give to a corner of the volume."""
+    corners = np.array([[x, y, z, 1] for x in (0, shape[0]) for y in (0, shape[1]) for z in (0, shape[2])])
+    return float(np.linalg.norm(((one - other) @ corners.T)[:3], axis=0).max())

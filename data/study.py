@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from tqdm import tqdm
+
 from data.dicom_frames import Frame, OtherObject, looks_like_dicom, read_frames
-from data.dicom_series import group_frames, refuse_unusable
+from data.dicom_series import Policies, group_frames, refuse_unusable
 from data.errors import InputError
 from data.kspace import SUFFIXES as KSPACE_SUFFIXES
 from data.kspace import is_kspace, kspace_files, kspace_parts
+from data.nifti import image_beside, is_pair
+from data.projections import claims as claims_projections
+from data.projections import projection_files
 from data.reasons import REASONS
 
 
@@ -22,7 +27,8 @@ class Finding:
 
     name: never from a patient attribute; a file's path for all but DICOM. modality: "ct", "mr", or "" where the
     files do not say. kind: "dicom", "other", or the kind of a form in FORMS. error: why it cannot be taken, as far as
-    headers tell. part: which of several series in one file.
+    headers tell. part: which of several series in one file. notes: what was done to make it one series, in words for
+    the manifest.
     """
 
     name: str
@@ -32,6 +38,7 @@ class Finding:
     frames: tuple[Frame, ...] = ()
     error: InputError | None = None
     part: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def _any_content(_path: Path) -> bool:
@@ -63,31 +70,48 @@ class Form:
     parts: Callable[[Path], tuple[str, ...]] = _one_part
 
 
+FILES_WORTH_A_BAR = 500
 # The first form that claims a file has it. pipeline.ingest.TAKERS has one function for each kind.
 FORMS = (
     Form("nifti", "", (".nii.gz", ".nii")),
+    Form("nifti", "", (".hdr",), claims=is_pair, beside=image_beside),
+    Form("projections", "ct", (".json", ".mat"), claims_projections, projection_files),
     Form("kspace", "mr", KSPACE_SUFFIXES, is_kspace, kspace_files, kspace_parts),
 )
 
 
-def find_series(study: Path) -> list[Finding]:
-    """All series below a folder, in a stable order. Symbolic links that leave the folder are not followed."""
+def find_series(study: Path, policies: Policies | None = None) -> list[Finding]:
+    """All series below a folder, in a stable order. Symbolic links that leave the folder are not followed.
+
+    Reads the header of each DICOM file once and no pixels, unless two planes of a series share a place.
+    """
     if not study.is_dir():
         raise InputError(f"{study} is not a folder: give the folder of one study.")
     frames: list[Frame] = []
     others: list[OtherObject] = []
     paths = list(_files(study))
     findings, claimed = _formed(study, paths)
-    for path in paths:
-        if path in claimed:
-            continue
-        if looks_like_dicom(path):
-            _sort_dicom(path, frames, others, findings)
-        elif path.name.lower().endswith((".dcm", ".ima")):
-            error = InputError(f"{path} is empty or not DICOM: copy it again or remove it.", "undecodable")
-            name = _hashed("file", path.relative_to(study).as_posix())
-            findings.append(Finding(name, "", "other", (path,), error=error))
-    return sorted([*findings, *_volumes(frames), *_grouped(others)], key=lambda finding: (finding.kind, finding.name))
+    rest = [path for path in paths if path not in claimed]
+    for path in tqdm(rest, desc="headers", unit="file", disable=len(rest) < FILES_WORTH_A_BAR, dynamic_ncols=True):
+        name = path.relative_to(study).as_posix()
+        try:
+            _look_at(path, frames, others)
+        except InputError as error:
+            findings.append(Finding(_hashed("file", name), "", "other", (path,), error=error))
+    series = [*findings, *_volumes(frames, policies), *_grouped(others)]
+    return sorted(series, key=lambda finding: (finding.kind, finding.name))
+
+
+def _look_at(path: Path, frames: list[Frame], others: list[OtherObject]) -> None:
+    """Add what a file holds to one of the lists. Raises InputError where it is damaged DICOM."""
+    if looks_like_dicom(path):
+        described = read_frames(path)
+        if isinstance(described, OtherObject):
+            others.append(described)
+        else:
+            frames.extend(described)
+    elif path.name.lower().endswith((".dcm", ".ima")):
+        raise InputError(f"{path} is empty or not DICOM: copy it again or remove it.", "undecodable")
 
 
 def _formed(study: Path, paths: list[Path]) -> tuple[list[Finding], set[Path]]:
@@ -132,36 +156,24 @@ def _files(study: Path) -> Iterator[Path]:
                 yield path
 
 
-def _sort_dicom(path: Path, frames: list[Frame], others: list[OtherObject], findings: list[Finding]) -> None:
-    try:
-        described = read_frames(path)
-    except InputError as error:
-        findings.append(Finding(_hashed("file", path.name), "", "other", (path,), error=error))
-        return
-    if isinstance(described, OtherObject):
-        others.append(described)
-    else:
-        frames.extend(described)
-
-
-def _volumes(frames: list[Frame]) -> Iterator[Finding]:
-    for group in group_frames(frames):
+def _volumes(frames: list[Frame], policies: Policies | None) -> Iterator[Finding]:
+    for group in group_frames(frames, policies):
         error = None
         try:
             refuse_unusable(group)
         except InputError as refused:
             error = refused
         files = tuple(dict.fromkeys(frame.path for frame in group.frames))
-        yield Finding(group.name, group.modality, "dicom", files, group.frames, error)
+        yield Finding(group.name, group.modality, "dicom", files, group.frames, error, notes=group.notes)
 
 
 def _grouped(others: list[OtherObject]) -> Iterator[Finding]:
     rows = defaultdict(list)
     for other in others:
-        rows[other.series_uid, other.reason].append(other.path)
-    for (series_uid, reason), files in rows.items():
-        error = InputError(REASONS[reason].text, reason)
-        yield Finding(_hashed("other", series_uid), "", "other", tuple(files), error=error)
+        rows[other.series_uid, other.reason, other.what].append(other.path)
+    for (series_uid, reason, what), files in rows.items():
+        error = InputError(f"{REASONS[reason].text} ({what})" if what else REASONS[reason].text, reason)
+        yield Finding(_hashed("other", series_uid + what), "", "other", tuple(files), error=error)
 
 
 def _hashed(stem: str, text: str) -> str:

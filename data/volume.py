@@ -5,6 +5,9 @@ from dataclasses import dataclass, field, replace
 import nibabel
 import numpy as np
 
+# The one place where DICOM's axes (x to the left, y to the back) become RAS; NRRD and MetaImage use it too.
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+DIRECTIONS = ("sagittal", "coronal", "axial")
 
 @dataclass(frozen=True)
 class Volume:
@@ -48,3 +51,27 @@ def to_closest_ras(volume: Volume) -> Volume:
     turned = nibabel.as_closest_canonical(image)
     array = np.ascontiguousarray(np.asarray(turned.dataobj).transpose(2, 1, 0))
     return replace(volume, array_zyx=array, affine=turned.affine, spacing_mm=spacing_of(turned.affine))
+
+
+def slice_direction(affine: np.ndarray) -> tuple[str, float]:
+    """(which of DIRECTIONS the third voxel axis stacks slices in, degrees by which their normal misses it)."""
+    axes = np.asarray(affine, float)[:3, :3]
+    along = int(nibabel.orientations.io_orientation(affine)[2, 0])
+    normal = np.cross(axes[:, 0], axes[:, 1])
+    cosine = abs(normal[along]) / np.linalg.norm(normal)
+    return DIRECTIONS[along], float(np.degrees(np.arccos(min(cosine, 1.0))))
+
+
+def sliced(volume: Volume, direction: str) -> Volume:
+    """Permute and flip axes so that slices are axial, coronal or sagittal, or closest to it. No resampling.
+
+    Within a slice, x and y run closest to right and anterior (axial), right and superior (coronal), anterior and
+    superior (sagittal); slices run closest to superior, anterior, right.
+    """
+    along = DIRECTIONS.index(direction)
+    wanted = [axis for axis in range(3) if axis != along] + [along]
+    codes = nibabel.orientations.io_orientation(volume.affine)
+    turn = np.array([[wanted.index(int(axis)), sign] for axis, sign in codes])
+    array = nibabel.orientations.apply_orientation(volume.array_zyx.transpose(2, 1, 0), turn).transpose(2, 1, 0)
+    affine = volume.affine @ nibabel.orientations.inv_ornt_aff(turn, volume.shape[::-1])
+    return replace(volume, array_zyx=np.ascontiguousarray(array), affine=affine, spacing_mm=spacing_of(affine))

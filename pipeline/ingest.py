@@ -17,13 +17,15 @@ from data.reasons import REASONS
 from data.study import Finding, find_series
 from pipeline.cli import json_object, main_wrapper
 from pipeline.ingest_kspace import take_kspace
+from pipeline.ingest_projections import take_projections
 from pipeline.ingest_shared import IngestSettings, ingest_settings
 from pipeline.ingest_volume import take_dicom, take_nifti
 from pipeline.measurement import file_digest
 from pipeline.paths import label
 from pipeline.unchanged import unchanged
 
-COLUMNS = ("series", "modality", "kind", "accepted", "reason", "detail", "files", "shape_zyx", "spacing_mm", "warnings")
+COLUMNS = ("series", "modality", "kind", "accepted", "reason", "detail", "files", "shape_zyx", "spacing_mm",
+           "slice_direction", "interpolated", "resampled", "warnings")  # fmt: skip
 
 Taker = Callable[[Finding, Path, IngestSettings], dict[str, Any]]
 # For each kind of finding of data.study: what writes the series' folder and returns the manifest's fields, among them
@@ -32,6 +34,7 @@ TAKERS: dict[str, Taker] = {
     "dicom": take_dicom,
     "nifti": take_nifti,
     "kspace": take_kspace,
+    "projections": take_projections,
 }
 # What the next stages find in a series' folder, where that is not called as the finding is.
 MANIFEST_KIND = {"dicom": "volume", "nifti": "volume", "other": "volume"}
@@ -41,7 +44,7 @@ def ingest(study: Path, out: Path, settings: IngestSettings) -> list[dict[str, A
     """Write OUT whole: one folder a series, manifest.json and manifest.tsv. Returns the manifest's rows."""
     with atomic_directory(out) as folder, unchanged(study, out):
         rows, errors = [], []
-        for finding in find_series(study):
+        for finding in find_series(study, settings.policies):
             row, error = _take(finding, folder, settings, study)
             rows.append(row)
             errors += [error] if error is not None else []
@@ -66,21 +69,31 @@ def _take(
         if finding.error is not None:
             raise finding.error
         taken = TAKERS[finding.kind](finding, folder / series, settings)
-    except InputError as error:
-        reason = error.reason or "undecodable"
-        row |= {"reason": reason, "detail": REASONS[reason].text}
+        source_hash = _hash(finding.files)
+    except (InputError, FileNotFoundError, PermissionError) as error:
+        refused = error if isinstance(error, InputError) else _vanished(error, study)
+        reason = refused.reason or "undecodable"
+        text = REASONS[reason].text
+        row |= {"reason": reason, "detail": str(refused) if str(refused).startswith(text) else text}
         if finding.kind == "other":
             row["modality"] = ""
-        return row, InputError(_sentence(error, series, study), reason)
-    return row | taken | {"accepted": True, "source_hash": _hash(finding.files)}, None
+        return row, InputError(_sentence(refused, finding, series, study), reason)
+    notes = [*finding.notes, *taken.pop("warnings", [])]
+    return row | taken | {"warnings": notes, "accepted": True, "source_hash": source_hash}, None
 
 
-def _sentence(error: InputError, series: str, study: Path) -> str:
+def _vanished(error: OSError, study: Path) -> InputError:
+    return InputError(f"{error.filename or study} went away or cannot be read any more: start again.", "unreadable")
+
+
+def _sentence(error: InputError, finding: Finding, series: str, study: Path) -> str:
     """An error that names its file, or one that says which series of which study it is about."""
-    text = str(error)
-    if text != REASONS[error.reason or "undecodable"].text:
-        return text
-    return f"{study}: series {series} cannot be used because of {text}; repair or remove it."
+    reason = REASONS[error.reason or "undecodable"]
+    if not str(error).startswith(reason.text):
+        return str(error)
+    count, first = len(finding.files), finding.files[0]
+    files = f"{first}" if count == 1 else f"{count} files, the first {first}"
+    return f"{study}: series {series} ({files}) cannot be used because of {error}; {reason.advice}."
 
 
 def _hash(files: tuple[Path, ...]) -> str:
@@ -117,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.ingest", description="Read the series of one study.")
     parser.add_argument("--study", type=Path, required=True, help="folder of one study")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced whole")
-    parser.add_argument("--settings", default="{}", help="JSON object: modality, on_gap, on_tilt, slices")
+    parser.add_argument("--settings", default="{}", help="JSON object: modality, on_gap, on_tilt, slices, ...")
     arguments = parser.parse_args(argv)
     settings = ingest_settings(json_object(arguments.settings))
     for row in ingest(arguments.study, arguments.out, settings):

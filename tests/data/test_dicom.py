@@ -16,7 +16,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data import dicom_frames
+from data import dicom_file, dicom_frames
 from data.dicom_pixels import read_pixels
 from data.dicom_series import arrange
 from data.errors import InputError
@@ -155,7 +155,7 @@ def test_transfer_syntaxes(tmp_path, syntax):
 def test_deflated_bomb_is_refused(tmp_path, monkeypatch):
     path = build.write(build.Series(), tmp_path)[0]
     _resave(path, DeflatedExplicitVRLittleEndian)
-    monkeypatch.setattr(dicom_frames, "MAX_INFLATED_BYTES", 100)
+    monkeypatch.setattr(dicom_file, "MAX_INFLATED_BYTES", 100)
     with pytest.raises(InputError) as caught:
         dicom_frames.read_frames(path)
     assert caught.value.reason == "too-large"
@@ -245,7 +245,7 @@ def test_change_of_spacing_is_a_gap(tmp_path):
         (build.Series(slices=3), "too-few-slices"),
         (build.Series("MR", tags={"ImageType": ["ORIGINAL", "PRIMARY", "P", "SE"]}), "not-magnitude"),
         (build.Series(tags={"RescaleType": "US"}), "not-hu"),
-        (build.Series(tags={"SamplesPerPixel": 3}), "not-scalar"),
+        (build.Series(tags={"SamplesPerPixel": 3}), "colour"),
         (build.Series(tags={"ImagePositionPatient": None}), "no-geometry"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
