@@ -3,6 +3,7 @@
 import math
 import struct
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from pydicom.datadict import dictionary_has_tag, tag_for_keyword
@@ -55,6 +56,11 @@ class Frame:
     philips_slope: float | None
     echo: tuple[str, ...]
     marks: dict[str, str]
+
+    @property
+    def instance(self) -> str:
+        """Digits that tell this file's SOP instance from every other one, and not which it is."""
+        return sha256(self.sop_uid.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

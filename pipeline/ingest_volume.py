@@ -94,7 +94,7 @@ def _origin(stack: Stack, first: int, last: int) -> dict[str, Any]:
 
 
 def _place(frame: Frame) -> dict[str, Any]:
-    return {"path": str(frame.path.resolve()), "frame": frame.index}
+    return {"path": str(frame.path.resolve()), "frame": frame.index, "instance": frame.instance}
 
 
 def _told(stack: Stack) -> list[str]:
