@@ -15,7 +15,9 @@ from data.dicom_series import Policies, group_frames, refuse_unusable
 from data.errors import InputError
 from data.kspace import SUFFIXES as KSPACE_SUFFIXES
 from data.kspace import is_kspace, kspace_files, kspace_parts
+from data.metaimage import metaimage_files
 from data.nifti import image_beside, is_pair
+from data.nrrd import nrrd_files
 from data.projections import claims as claims_projections
 from data.projections import projection_files
 from data.reasons import REASONS
@@ -75,6 +77,8 @@ FILES_WORTH_A_BAR = 500
 FORMS = (
     Form("nifti", "", (".nii.gz", ".nii")),
     Form("nifti", "", (".hdr",), claims=is_pair, beside=image_beside),
+    Form("nrrd", "", (".nrrd", ".nhdr"), beside=nrrd_files),
+    Form("metaimage", "", (".mha", ".mhd"), beside=metaimage_files),
     Form("projections", "ct", (".json", ".mat"), claims_projections, projection_files),
     Form("kspace", "mr", KSPACE_SUFFIXES, is_kspace, kspace_files, kspace_parts),
 )

@@ -19,7 +19,7 @@ from pipeline.cli import json_object, main_wrapper
 from pipeline.ingest_kspace import take_kspace
 from pipeline.ingest_projections import take_projections
 from pipeline.ingest_shared import IngestSettings, ingest_settings
-from pipeline.ingest_volume import take_dicom, take_nifti
+from pipeline.ingest_volume import take_dicom, take_metaimage, take_nifti, take_nrrd
 from pipeline.measurement import file_digest
 from pipeline.paths import label
 from pipeline.unchanged import unchanged
@@ -33,11 +33,13 @@ Taker = Callable[[Finding, Path, IngestSettings], dict[str, Any]]
 TAKERS: dict[str, Taker] = {
     "dicom": take_dicom,
     "nifti": take_nifti,
+    "nrrd": take_nrrd,
+    "metaimage": take_metaimage,
     "kspace": take_kspace,
     "projections": take_projections,
 }
 # What the next stages find in a series' folder, where that is not called as the finding is.
-MANIFEST_KIND = {"dicom": "volume", "nifti": "volume", "other": "volume"}
+MANIFEST_KIND = dict.fromkeys(("dicom", "nifti", "nrrd", "metaimage", "other"), "volume")
 
 
 def ingest(study: Path, out: Path, settings: IngestSettings) -> list[dict[str, Any]]:

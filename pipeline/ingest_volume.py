@@ -17,7 +17,9 @@ from data.dicom_frames import Frame
 from data.dicom_series import build_stack
 from data.dicom_stack import Stack
 from data.dicom_volume import read_stack
+from data.metaimage import read_metaimage
 from data.nifti import read_volume, write_volume
+from data.nrrd import read_nrrd
 from data.study import Finding
 from data.volume import Volume, slab, slice_direction, sliced
 from pipeline.ingest_shared import IngestSettings, check_values, slab_of, write_source
@@ -55,13 +57,22 @@ def take_dicom(finding: Finding, folder: Path, settings: IngestSettings) -> dict
 
 def take_nifti(finding: Finding, folder: Path, settings: IngestSettings) -> dict[str, Any]:
     """Write FOLDER and return the manifest's fields. Raises InputError as the reader does."""
-    return take_file(finding, folder, settings, read_volume)
+    return _take_file(finding, folder, settings, read_volume)
 
 
-def take_file(
+def take_nrrd(finding: Finding, folder: Path, settings: IngestSettings) -> dict[str, Any]:
+    """Write FOLDER and return the manifest's fields. Raises InputError as the reader does."""
+    return _take_file(finding, folder, settings, read_nrrd)
+
+
+def take_metaimage(finding: Finding, folder: Path, settings: IngestSettings) -> dict[str, Any]:
+    """Write FOLDER and return the manifest's fields. Raises InputError as the reader does."""
+    return _take_file(finding, folder, settings, read_metaimage)
+
+
+def _take_file(
     finding: Finding, folder: Path, settings: IngestSettings, read: Callable[..., Volume]
 ) -> dict[str, Any]:
-    """As `take_nifti`, for any form that READ(path, max_voxels=...) turns into a volume whose meta has warnings."""
     volume = read(finding.files[0], max_voxels=settings.max_voxels)
     native, degrees = slice_direction(volume.affine)
     chosen = native if settings.slice_direction == "native" else settings.slice_direction
