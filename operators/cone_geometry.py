@@ -256,23 +256,28 @@ def views_through_voxels(grid: VolumeGrid, beam: ConeGeometry) -> np.ndarray:
     )
     points = np.stack(np.broadcast_arrays(x[None, None], y[None, :, None], z[:, None, None]), -1).astype(np.float32)
     share = np.zeros(grid.shape, np.float32)
-    for row in beam.vectors():
-        column, line = project_points(row, points)
+    for matrix in projection_matrices(beam).astype(np.float32):
+        column, line = project_points(matrix, points)
         inside = (np.abs(column) <= beam.columns / 2) & (np.abs(line) <= beam.rows / 2)
         share += inside
     return share / beam.views
 
 
-def project_points(row: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where world points (... 3) meet the detector of one cone_vec row: (column, row) in pixels from its centre.
+def projection_matrices(beam: ConeGeometry) -> np.ndarray:
+    """float64 (views 3 4): maps (x y z 1) to (h, h * column, h * row), pixels counted from the detector's centre.
 
-    With d = point - source the ray source + t d meets centre + a u + b v; Cramer's rule on [d, -u, -v] with n = u x v.
+    point - source = h ((centre - source) + column u + row v), so that h is the point's distance over the detector's,
+    both along the detector's normal.
     """
-    source, centre, u, v = row[:3], row[3:6], row[6:9], row[9:]
-    d = points - source.astype(points.dtype)
-    normal, w = np.cross(u, v), centre - source
-    t = (w @ normal) / (d @ normal.astype(points.dtype))
-    hit = t[..., None] * d - w.astype(points.dtype)
-    gram = np.linalg.inv(np.array([[u @ u, u @ v], [u @ v, v @ v]]))
-    along = np.stack([hit @ u.astype(points.dtype), hit @ v.astype(points.dtype)], -1) @ gram.astype(points.dtype)
-    return along[..., 0], along[..., 1]
+    frames = beam.vectors().reshape(-1, 4, 3)
+    source = frames[:, 0]
+    basis = np.stack([frames[:, 1] - source, frames[:, 2], frames[:, 3]], -1)
+    inverse = np.linalg.inv(basis)
+    return np.concatenate([inverse, -inverse @ source[:, :, None]], -1)
+
+
+def project_points(matrix: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(column, row) in pixels from the detector's centre where world points (... 3) fall in one view, given its matrix
+    (3 4) of `projection_matrices`."""
+    h, column, row = np.moveaxis(points @ matrix[:, :3].T + matrix[:, 3], -1, 0)
+    return column / h, row / h

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from solvers.classical.cg_sense import CgSenseSettings, cg_sense
 from solvers.classical.cgls import CglsSettings, cgls
-from solvers.classical.fbp import FbpSettings, fbp
+from solvers.classical.fbp import FbpSettings
+from solvers.classical.fdk import analytic, fdk
 from solvers.classical.total_variation import TvSettings, total_variation
 from solvers.classical.wavelet import WaveletSettings, wavelet
 from solvers.classical.zero_filled import ZeroFilledSettings, zero_filled
@@ -44,7 +45,8 @@ class ClassicalMethod:
 CLASSICAL: dict[str, ClassicalMethod] = {
     method.name: method
     for method in (
-        ClassicalMethod("fbp", fbp, FbpSettings, ("ct",)),
+        ClassicalMethod("fbp", analytic, FbpSettings, ("ct",)),
+        ClassicalMethod("fdk", fdk, FbpSettings, ("ct",)),
         ClassicalMethod("cgls", cgls, CglsSettings, ("ct", "mr")),
         ClassicalMethod("tv", total_variation, TvSettings, ("ct", "mr")),
         ClassicalMethod("zero_filled", zero_filled, ZeroFilledSettings, ("mr",)),

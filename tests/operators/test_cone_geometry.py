@@ -14,6 +14,7 @@ from operators.cone_geometry import (
     VolumeGrid,
     cone_from_dict,
     project_points,
+    projection_matrices,
     views_through_voxels,
 )
 from operators.ct_geometry import view_angles
@@ -100,7 +101,7 @@ def test_what_a_low_detector_sees_follows_the_cone():
 
 
 def test_points_project_where_similar_triangles_put_them():
-    row = ConeBeam((0.0,), 4, 4, 0.5, 2.0, 100.0, 50.0).vectors()[0]
-    column, line = project_points(row, np.array([[10.0, 0.0, -4.0], [3.0, 20.0, 1.0]]))
+    beam = ConeBeam((0.0,), 4, 4, 0.5, 2.0, 100.0, 50.0)
+    column, line = project_points(projection_matrices(beam)[0], np.array([[10.0, 0.0, -4.0], [3.0, 20.0, 1.0]]))
     np.testing.assert_allclose(column, [10 * 1.5 / 2.0, 3 * 150 / 120 / 2.0])
     np.testing.assert_allclose(line, [-4 * 1.5 / 0.5, 150 / 120 / 0.5])
