@@ -1,0 +1,151 @@
+"""Two at once on one output: whole results, and who had to give way says so in one sentence."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.robustness.stages import ROOT, STAGE_NAMES, chain, leftovers, snapshot, tiny_config, write_study
+from tests.workflow.conftest import Workflow, plain_env
+
+long = pytest.mark.skipif(
+    not os.environ.get("SLICEWEAVE_LONG"), reason="minutes long: `python -m benchmarks.interoperability` runs it"
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.fault(f"two runs of {name} on one output")) for name in STAGE_NAMES]
+)
+def test_twins(runner, tree, name):
+    stage = tree.stages[name]
+    out = tree.trial(name)
+    twins = runner(replace(stage.request(out), copies=2))
+    assert 0 in [twin["rc"] for twin in twins]
+    for twin in twins:
+        assert twin["rc"] in (0, 1)
+        assert "Traceback" not in twin["err"]
+        assert twin["rc"] == 0 or len(twin["err"].strip().splitlines()[-1].split(": ")) > 1
+    assert snapshot(out.parent) == tree.outputs[name]
+    assert leftovers(out.parent) == []
+
+
+def start(workflow: Workflow, *arguments: str) -> subprocess.Popen:
+    with (workflow.folder / "terminal.txt").open("w") as terminal:
+        return subprocess.Popen(
+            workflow.command(*arguments), env=plain_env(), start_new_session=True, stdout=terminal, stderr=terminal
+        )
+
+
+def wait_for(what, process: subprocess.Popen, seconds: float = 120) -> bool:
+    """Whether WHAT() came true before the process ended."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return True
+
+
+def locked(workflow: Workflow) -> bool:
+    return any((workflow.folder / ".snakemake" / "locks").glob("*"))
+
+
+@pytest.fixture
+def two_studies(priors, tree, tmp_path) -> Workflow:
+    """A cohort of two studies; the first is the tree's, under the tree's label."""
+    studies = tmp_path / "studies"
+    shutil.copytree(tree.study, studies / "study")
+    write_study(studies / "second", seed=9)
+    (tmp_path / "run").mkdir()
+    return Workflow(tmp_path / "run", json.loads(json.dumps(tiny_config(studies, priors["ct"]))))
+
+
+@pytest.mark.workflow
+@pytest.mark.slow
+@pytest.mark.fault("two Snakemake runs on one folder, then kill -9 of the first")
+def test_second_run_and_a_killed_first(two_studies, tree):
+    """The second run is told that the folder is in use; after the kill, one --unlock and the same command go on."""
+    (series,) = (tree.results / "tiny" / "study").glob("ct*")
+    target = f"results/tiny/study/{series.name}/measurement/measurement.safetensors"
+    first = start(two_studies, target)
+    ingested = two_studies.results / "tiny" / "study" / "ingest"
+    assert wait_for(lambda: locked(two_studies) and ingested.is_dir(), first)
+    second = two_studies.run(target)
+    assert second.returncode == 1
+    assert "Directory cannot be locked" in second.stdout + second.stderr
+    assert "Traceback" not in second.stdout + second.stderr
+    if first.poll() is None:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+        assert two_studies.run("--unlock").returncode == 0
+    done = two_studies.run(target)
+    assert done.returncode == 0, done.stderr
+    assert_equals_tree(two_studies.results, tree, "measurement")
+
+
+def assert_equals_tree(results: Path, tree, *parts: str) -> None:
+    """The first study's results are those of the undisturbed tree."""
+    (series,) = (tree.results / "tiny" / "study").glob("ct*")
+    for part in parts:
+        expected = snapshot(series / part)
+        assert expected
+        assert snapshot(results / "tiny" / "study" / series.name / part) == expected
+
+
+@long
+@pytest.mark.workflow
+@pytest.mark.timeout(1500)
+@pytest.mark.fault("kill -9 of a whole Snakemake run at ten random moments")
+def test_whole_run_killed_at_ten_moments(two_studies, tree, record_property):
+    """Every job of two studies; after each kill nothing is half, and the last run ends as if nothing had been."""
+    rng, kills = random.Random("whole run"), 0
+    for _ in range(10):
+        begun = start(two_studies)
+        if not wait_for(lambda: locked(two_studies), begun):
+            break
+        moment = time.monotonic() + rng.uniform(1, 14)
+        if wait_for(lambda moment=moment: time.monotonic() > moment, begun):
+            os.killpg(begun.pid, signal.SIGKILL)
+            begun.wait()
+            kills += 1
+            assert two_studies.run("--unlock").returncode == 0
+    done = two_studies.run()
+    assert done.returncode == 0, done.stderr
+    assert_equals_tree(two_studies.results, tree, "measurement", "baseline", "reconstruct", "uncertainty", "export")
+    assert len(list((two_studies.results / "reports").glob("*.html"))) == 2
+    assert not [left for left in leftovers(two_studies.results) if ".part-" in left or ".old-" in left]
+    assert kills >= 5
+    record_property("measured", f"{kills} kills, both studies complete and bit-equal to an undisturbed run")
+
+
+@long
+@pytest.mark.workflow
+@pytest.mark.timeout(1500)
+@pytest.mark.fault("one study of a cohort damaged while the others run")
+def test_no_other_study_is_harmed(two_studies, tree):
+    begun = start(two_studies)
+    victim = two_studies.folder.parent / "studies" / "second"
+    assert wait_for(lambda: locked(two_studies), begun)
+    for path in sorted(victim.iterdir()):
+        path.write_bytes(path.read_bytes()[:600])
+    assert begun.wait(600) == 1
+    assert "Traceback" not in (two_studies.folder / "terminal.txt").read_text()
+    assert_equals_tree(two_studies.results, tree, "measurement", "reconstruct", "uncertainty", "export")
+    assert "second" in (two_studies.results / "failures.tsv").read_text()
+
+
+def test_chain_is_what_the_rules_call(tree, priors):
+    """The stages of these tests take the arguments that the rules give them."""
+    rules = " ".join(path.read_text() for path in (ROOT / "pipeline" / "rules").glob("*.smk"))
+    for stage in chain(tree.study, tree.results, priors["ct"]).values():
+        assert f"python -m {stage.module}" in rules
+        for option in (word for word in stage.arguments if word.startswith("--")):
+            assert option in rules
