@@ -39,8 +39,11 @@ def run(measurement: Path, method: str, out: Path, section: dict[str, Any]) -> N
         raise InputError(f"baseline: {error}") from error
     problem, units = load_problem(measurement)
     began = time.perf_counter()
-    with torch.inference_mode():
-        volume = CLASSICAL[method](problem, settings)
+    try:
+        with torch.inference_mode():
+            volume = CLASSICAL[method](problem, settings)
+    except ValueError as error:
+        raise InputError(f"baselines: {error}") from error
     seconds = time.perf_counter() - began
     array = units.to_physical(volume)
     if not np.isfinite(array).all():

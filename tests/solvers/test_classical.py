@@ -30,6 +30,7 @@ from solvers.classical.total_variation import (
 from solvers.classical.wavelet import analysis, shifted_shrink, shrink, synthesis
 from solvers.problem import Problem
 from solvers.settings import SettingsError
+from tests.solvers.cone_problems import cone_problem
 from tests.solvers.problems import make_problem, normal, seeded, stationary_prior
 
 GRID = ImageGrid(96, 96, 2.0)
@@ -322,7 +323,9 @@ def test_classical_methods_refuse_the_wrong_modality_and_settings():
 
 @pytest.mark.parametrize("name", sorted(CLASSICAL))
 def test_defaults_run_and_leave_the_problem_alone(name):
-    if CLASSICAL[name].modalities == ("ct",):
+    if name == "fdk":
+        problem = cone_problem(phantom()[::4, ::4].expand(6, 24, 24) - 1)
+    elif CLASSICAL[name].modalities == ("ct",):
         beam = ParallelBeam.covering(GRID, view_angles(20, 180))
         problem = ct_problem(CtProjector(GRID, beam), phantom()[None] - 1, beam)
     else:
