@@ -152,8 +152,17 @@ def _stage_settings(cohort: Cohort, stage: str, method: str | None, labels: Mapp
         case "evaluate" | "report":
             return dict(sections.get(stage, {})) | methods
         case "export":
-            return sections[stage] | modality | methods | {"cohort": cohort.name, **labels}
+            identity = {"cohort": cohort.name, "config_hash": _config_hash(sections), **labels}
+            return sections[stage] | modality | methods | identity
     raise KeyError(stage)
+
+
+def _config_hash(sections: Mapping[str, Any]) -> str:
+    """SHA-256 over every section that a series' export depends on; the prior counts by its folder's name."""
+    kept = {key: value for key, value in sections.items() if key not in ("studies", "evaluate", "report")}
+    reconstruct = kept["reconstruct"] | {"prior": Path(kept["reconstruct"]["prior"]).name}
+    text = json.dumps(kept | {"reconstruct": reconstruct}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _cohort(name: str, section: Mapping, own: Mapping, defaults: Mapping, repository: Path, source: str) -> Cohort:

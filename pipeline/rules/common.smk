@@ -68,6 +68,11 @@ def for_methods(wildcards):
     ]
 
 
+def benchmarks_folder(wildcards):
+    """Where Snakemake keeps the times and peak memory of a series' stages."""
+    return workflow.pathvars.apply(f"<benchmarks>/{wildcards.cohort}/{wildcards.study}/{wildcards.series}")
+
+
 def series_of(wildcards):
     """Labels of the series that ingest accepted; asks the checkpoint."""
     folder = checkpoints.ingest.get(cohort=wildcards.cohort, study=wildcards.study).output.series

@@ -29,10 +29,14 @@ rule study:
         exports=partial(for_series, "<results>/{cohort}/{study}/{series}/export/dataset_description.json"),
         pages=partial(for_series, "<results>/reports/{cohort}_{study}_{series}.html"),
     output:
-        "<results>/{cohort}/{study}/summary.tsv",
+        summary="<results>/{cohort}/{study}/summary.tsv",
+        sums="<results>/{cohort}/{study}/SHA256SUMS",
     log:
         "<logs>/{cohort}/{study}/summary.log",
     conda:
         "../../environment.yml"
+    params:
+        folder=subpath(output.summary, parent=True),
     shell:
-        "python -m pipeline.summary --out {output:q} {input.metrics:q} 2>&1 | tee {log:q} >&2"
+        "(python -m pipeline.summary --out {output.summary:q} {input.metrics:q}"
+        " && python -m pipeline.provenance sums {params.folder:q}) 2>&1 | tee {log:q} >&2"
