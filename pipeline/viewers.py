@@ -166,7 +166,7 @@ ITK-SNAP    sh viewers/itksnap.sh
 FSLeyes     sh viewers/fsleyes.sh
             or fsleyes {base.path} -dr {low} {high}{on_top}
 MRIcroGL    MRIcroGL viewers/mricrogl.py
-OHIF        send the folder dicom/ to Orthanc: storescu -aec ORTHANC localhost 4242 +sd +r dicom
+OHIF        send the folder dicom/ to Orthanc: storescu -R -aec ORTHANC localhost 4242 +sd +r dicom
 
 The standard deviation lies on top of the reconstruction, half opaque. A large value means that the picture there is a
 guess; a small one does not prove that the picture is right.
