@@ -7,7 +7,7 @@ import numpy as np
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.pixels import get_decoder, iter_pixels
+from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from data.dicom_codestream import coded_matrix
@@ -18,6 +18,8 @@ from data.nifti import MAX_VOXELS
 from data.reasons import REASONS
 
 AIR_HU = -1000.0
+# No tissue and no streak is that low: scanners fill the corners with it, declared as padding or not, lossy or not.
+OUTSIDE_HU = -2000.0
 HOUNSFIELD_UNIT = "[hnsf'U]"
 # A file may be this much longer than twice its pixels: headers, icons, private data.
 MAX_EXTRA_BYTES = 2**28
@@ -32,7 +34,7 @@ PIXEL_TAGS = tuple(map(tag_for_keyword, PIXEL_KEYWORDS))
 def read_pixels(frames: tuple[Frame, ...], max_voxels: int = MAX_VOXELS) -> np.ndarray:
     """Stack planes in the order given, (z y x) float32: stored value times slope plus intercept, HU for CT.
 
-    MONOCHROME1 is a way of showing values and changes none. CT padding below air becomes air. Each file is read once
+    MONOCHROME1 is a way of showing values and changes none. CT padding below air, and all below -2000 HU, becomes air. Each file is read once
     and each plane decoded once where the planes of a file follow one another. Raises InputError: "too-large" before
     anything is decoded, "truncated", "undecodable".
     """
@@ -67,9 +69,13 @@ def scaling(frame: Frame) -> tuple[float, float]:
 def _physical(stored: np.ndarray, frame: Frame) -> np.ndarray:
     slope, intercept = scaling(frame)
     values = stored.astype(np.float64) * slope + intercept
-    if frame.modality == "ct" and frame.padding is not None:
+    if frame.modality != "ct":
+        return values
+    outside = values <= OUTSIDE_HU
+    if frame.padding is not None:
         low, high = sorted(frame.padding)
-        values[(stored >= low) & (stored <= high) & (values < AIR_HU)] = AIR_HU
+        outside |= (stored >= low) & (stored <= high) & (values < AIR_HU)
+    values[outside] = AIR_HU
     return values
 
 
@@ -81,18 +87,19 @@ def _decode(frames: list[Frame]) -> Iterator[np.ndarray]:
     dataset = read_dataset(first.path, pixels=True, tags=PIXEL_TAGS)
     try:
         with quiet():
-            syntax = _check_pixels(first.path, dataset, shape)
-            indices = [frame.index for frame in frames]
-            for plane in iter_pixels(dataset, indices=indices):
+            _check_pixels(first.path, dataset, shape)
+            for frame in frames:
+                plane = pixel_array(dataset, index=frame.index)
                 if plane.shape != shape[1:]:
                     raise InputError(f"{first.path} holds another matrix than it says: export it again.", "undecodable")
                 yield plane
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        how = f" ({syntax.name})" if "syntax" in locals() and syntax.is_compressed else ""
+        syntax = UID(dataset.file_meta.get("TransferSyntaxUID", ""))
+        how, advice = (f" ({syntax.name})", ", or export it uncompressed") if syntax.is_compressed else ("", "")
         raise InputError(
-            f"{first.path} holds pixels that cannot be decoded{how}: copy it again from its source.", "undecodable"
+            f"{first.path} holds pixels that cannot be decoded{how}: copy it again{advice}.", "undecodable"
         ) from error
 
 
@@ -101,8 +108,8 @@ def _check_file_size(path: Path, shape: tuple[int, int, int]) -> None:
         raise InputError(f"{path} is far longer than the image it holds: export it again.", "too-large")
 
 
-def _check_pixels(path: Path, dataset: Dataset, shape: tuple[int, int, int]) -> UID:
-    """Compare what the header claims with what is there, before memory is asked for. The transfer syntax."""
+def _check_pixels(path: Path, dataset: Dataset, shape: tuple[int, int, int]) -> None:
+    """Compare what the header claims with what is there, before memory is asked for."""
     pixels = dataset.get("PixelData")
     syntax = UID(dataset.file_meta.get("TransferSyntaxUID", ""))
     if not syntax:
@@ -115,7 +122,7 @@ def _check_pixels(path: Path, dataset: Dataset, shape: tuple[int, int, int]) -> 
         claimed = int(np.prod(shape, dtype=np.int64)) * int(dataset.BitsAllocated) // 8
         if len(pixels) < claimed:
             raise InputError(f"{path} ends before its pixels do: copy it again from its source.", "truncated")
-        return syntax
+        return
     _check_decoder(path, syntax)
     count = 0
     for code in generate_frames(pixels, number_of_frames=shape[0]):
@@ -125,7 +132,6 @@ def _check_pixels(path: Path, dataset: Dataset, shape: tuple[int, int, int]) -> 
             raise InputError(f"{path} holds another matrix than it says: export it again.", "undecodable")
     if count < shape[0]:
         raise InputError(f"{path} ends before its pixels do: copy it again from its source.", "truncated")
-    return syntax
 
 
 def _check_decoder(path: Path, syntax: UID) -> None:

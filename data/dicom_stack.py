@@ -89,7 +89,7 @@ def build_stack(frames: tuple[Frame, ...], policies: Policies) -> Stack:
         if policies.on_tilt != "resample":
             raise error("tilt", f"{np.degrees(np.arctan(np.linalg.norm(slope_mm))):.1f} degrees")
         lateral = positions - positions[0] - np.outer(heights - heights[0], normal)
-        offsets_mm = np.stack([lateral @ ordered[0].orientation[:3], lateral @ ordered[0].orientation[3:]], axis=1)
+        offsets_mm = lateral @ np.stack(axes_of(ordered[0]), axis=1)
         slope_mm = np.zeros(3)
     heights_even, blend = _even(heights, policies)
     step = (heights_even[-1] - heights_even[0]) / (len(heights_even) - 1) * (normal + slope_mm)
@@ -123,13 +123,17 @@ def _mended(runs: list[tuple[Frame, ...]], normal: np.ndarray) -> list[tuple[Fra
 
 def normal_of(frames: tuple[Frame, ...]) -> np.ndarray:
     """Unit normal of the planes. Raises InputError "geometry" for an orientation that is none."""
-    orientation = np.array(frames[0].orientation)
-    row, column = orientation[:3], orientation[3:]
-    right = abs(row @ column) < 0.01 and all(abs(np.linalg.norm(axis) - 1) < 0.01 for axis in (row, column))
-    if not right:
-        raise error("geometry", "rows and columns are not at right angles")
-    normal = np.cross(row, column)
+    normal = np.cross(*axes_of(frames[0]))
     return normal / np.linalg.norm(normal)
+
+
+def axes_of(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors along the rows and along the columns; headers round theirs to four decimals."""
+    row, column = np.array(frame.orientation[:3]), np.array(frame.orientation[3:])
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    if not max(abs(length - 1) for length in lengths) < 0.01 or abs(row @ column) > 0.01:
+        raise error("geometry", "rows and columns are no unit vectors at right angles")
+    return row / lengths[0], column / lengths[1]
 
 
 def is_even(heights: np.ndarray) -> bool:
@@ -205,10 +209,10 @@ def _longest_run(flags: np.ndarray) -> int:
 
 
 def _affine(first: Frame, step: np.ndarray) -> np.ndarray:
-    row_mm, column_mm = first.pixel_mm
+    (row, column), (row_mm, column_mm) = axes_of(first), first.pixel_mm
     affine = np.eye(4)
-    affine[:3, 0] = np.array(first.orientation[:3]) * column_mm
-    affine[:3, 1] = np.array(first.orientation[3:]) * row_mm
+    affine[:3, 0] = row * column_mm
+    affine[:3, 1] = column * row_mm
     affine[:3, 2] = step
     affine[:3, 3] = first.position
     return LPS_TO_RAS @ affine

@@ -42,8 +42,7 @@ def dcm2niix(folder, out):
         pytest.skip("dcm2niix, the oracle, is not installed: pip install dcm2niix")
     out.mkdir()
     subprocess.run([binary, "-z", "n", "-b", "n", "-f", "oracle", "-o", out, folder], check=True, capture_output=True)
-    (path,) = out.glob("*.nii")
-    return nibabel.as_closest_canonical(nibabel.load(path))
+    return nibabel.as_closest_canonical(nibabel.load(out / "oracle.nii"))
 
 
 def assert_same(volume, oracle, value_tolerance=1e-3, place_tolerance=1e-4):

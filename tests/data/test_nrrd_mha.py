@@ -45,7 +45,7 @@ def affine_of(made):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.interop("read", "NRRD and MetaImage", "SimpleITK")
 def test_equals_simpleitk(tmp_path, record_property, form, dtype):
-    made, array = image(dtype)
+    made, _ = image(dtype)
     path = tmp_path / f"v.{form}"
     sitk.WriteImage(made, str(path), useCompression="z." in form)
     volume = FORMS[form](path)
