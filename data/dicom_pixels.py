@@ -34,9 +34,9 @@ PIXEL_TAGS = tuple(map(tag_for_keyword, PIXEL_KEYWORDS))
 def read_pixels(frames: tuple[Frame, ...], max_voxels: int = MAX_VOXELS) -> np.ndarray:
     """Stack planes in the order given, (z y x) float32: stored value times slope plus intercept, HU for CT.
 
-    MONOCHROME1 is a way of showing values and changes none. CT padding below air, and all below -2000 HU, becomes air. Each file is read once
-    and each plane decoded once where the planes of a file follow one another. Raises InputError: "too-large" before
-    anything is decoded, "truncated", "undecodable".
+    MONOCHROME1 is a way of showing values and changes none. CT padding below air, and all up to -2000 HU, becomes air.
+    Each file is read and each plane decoded once. Raises InputError: "too-large" before anything is decoded,
+    "truncated", "undecodable", "compression".
     """
     rows, columns = frames[0].rows, frames[0].columns
     if rows * columns * max(len(frames), frames[0].frames_in_file) > max_voxels:
