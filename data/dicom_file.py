@@ -69,8 +69,12 @@ def read_dataset(path: Path, pixels: bool, tags: tuple[int, ...] | None = None) 
             handle.seek(0)
             specific = None if tags is None or deflated else list(tags)
             return pydicom.dcmread(handle, stop_before_pixels=not pixels, force=True, specific_tags=specific)
-    except (InputError, MemoryError):
+    except InputError:
         raise
+    except MemoryError as error:
+        if path.stat().st_size > MAX_INFLATED_BYTES // 4:
+            raise
+        raise InputError(f"{path} claims more than it holds: copy it again from its source.", "truncated") from error
     except EOFError as error:
         raise InputError(f"{path} ends too early: copy it again from its source.", "truncated") from error
     except OSError as error:

@@ -19,6 +19,7 @@ CT_CLASSES = {f"1.2.840.10008.5.1.4.1.1.2{suffix}" for suffix in ("", ".1", ".2"
 MR_CLASSES = {f"1.2.840.10008.5.1.4.1.1.4{suffix}" for suffix in ("", ".1", ".4")}
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 MAX_FRAMES = 2**17
+MIN_PIXEL_MM = 1e-6
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,8 @@ def _numbers(path: Path, levels: list[Dataset], keyword: str, count: int) -> tup
     numbers = tuple(float(number) for number in value)
     if len(numbers) != count or not all(math.isfinite(number) and abs(number) < 1e6 for number in numbers):
         raise InputError(f"{path} has no {count} sensible numbers as {keyword}: export it again.", "geometry")
-    if keyword == "PixelSpacing" and min(numbers) <= 0:
-        raise InputError(f"{path} has a PixelSpacing that is not positive: export it again.", "geometry")
+    if keyword == "PixelSpacing" and min(numbers) < MIN_PIXEL_MM:
+        raise InputError(f"{path} has a PixelSpacing that is no length: export it again.", "geometry")
     return numbers
 
 

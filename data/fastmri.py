@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from data.errors import InputError
+from data.hdf5 import check_stored
 from data.kspace_common import KSpace, axial_affine, check_size, look_into, own_dataset, readable
 from data.mr_header import read_header
 
@@ -54,6 +55,7 @@ def _kspace(path: Path, handle: h5py.File) -> np.ndarray:
     if source.dtype.kind != "c":
         raise InputError(f"{path} holds {source.dtype} and not complex numbers: save it as complex64.", "not-scalar")
     check_size(path, math.prod(source.shape))
+    check_stored(path, source)
     array = source[()].astype(np.complex64)
     return array[:, None] if array.ndim == 3 else array
 

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from data.errors import InputError
+from data.hdf5 import check_stored
 from data.kspace_common import KSpace, axial_affine, check_size, own_dataset, readable
 
 CARTESIAN = ("z", "coils", "y", "x")
@@ -132,6 +133,7 @@ def _load(path: Path, source: Path, name: str, notes: dict, axes: list[str]) -> 
         with h5py.File(source, "r") as handle:
             found = _dataset(path, handle, name)
             _check_shape(path, notes, axes, found)
+            check_stored(source, found)
             return found[()]
 
 

@@ -110,4 +110,5 @@ def _place(path: Path, header: dict[str, str]) -> tuple[np.ndarray, list[str]]:
     if axes < 3 or len(directions) != axes**2 or min(len(spacing), len(origin)) < 3:
         raise InputError(f"{path} has directions or an origin that make no sense: write it again.", "geometry")
     columns = directions.reshape(axes, axes)[:3, :3].T
-    return checked_affine(path, columns * spacing[:3], origin[:3]), warnings
+    with np.errstate(all="ignore"):
+        return checked_affine(path, columns * spacing[:3], origin[:3]), warnings

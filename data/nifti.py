@@ -1,6 +1,7 @@
 """NIfTI in and out: (z y x) in memory, (x y z) on disk, mm, qform and sform both set."""
 
 import gzip
+import logging
 import math
 import os
 import struct
@@ -20,6 +21,9 @@ MAX_OFFSET_BYTES = 2**26
 MAX_DEFLATE_RATIO = 1040
 HEADER_BYTES = (348, 540)
 FORMS_AGREE_MM = 0.01
+MIN_VOXEL_MM = 1e-6
+# nibabel would print what it finds odd about a header; the reader says it, or refuses the file.
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 UNITS_MM = {"meter": 1000.0, "micron": 0.001}
 
 
@@ -161,7 +165,7 @@ def _place(path: Path, image) -> tuple[np.ndarray, list[str]]:
         warnings.append(f"lengths are in {unit}s in the header and are taken as such")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     volume = abs(np.linalg.det(affine[:3, :3])) if np.isfinite(affine).all() else 0.0
-    if not volume > 1e-6 * np.prod(lengths) > 0 or np.abs(affine).max() > 1e6:
+    if not volume > 1e-6 * np.prod(lengths) > 0 or np.abs(affine).max() > 1e6 or lengths.min() < MIN_VOXEL_MM:
         raise InputError(f"{path} has a header whose geometry makes no sense: write it again.", "geometry")
     return affine, warnings
 

@@ -115,7 +115,8 @@ def _place(path: Path, header: dict, axes: list[int]) -> tuple[np.ndarray, list[
             warnings.append("the header gives spacings and no directions")
         units = [UNITS_MM.get(unit, math.nan) for unit in header.get("space units", ["mm"])]
         scale = units[0] if len(set(units)) == 1 else math.nan
-        return checked_affine(path, directions * scale, origin * scale, flip), warnings
+        with np.errstate(all="ignore"):
+            return checked_affine(path, directions * scale, origin * scale, flip), warnings
     except (ValueError, IndexError, TypeError) as error:
         if isinstance(error, InputError):
             raise

@@ -14,6 +14,7 @@ from PIL import Image
 
 from data.errors import InputError
 from data.geometry_json import Source
+from data.hdf5 import check_stored
 from data.projections_mat import read_mat
 
 MAX_SAMPLES = 2**31
@@ -66,6 +67,7 @@ def _h5(path: Path, dataset: str | None) -> np.ndarray:
     with h5py.File(path, "r") as handle:
         source = _own_dataset(path, handle, dataset or _only_dataset(path, handle))
         check_array(path, source.shape, source.dtype)
+        check_stored(path, source)
         return source[()]
 
 

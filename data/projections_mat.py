@@ -16,6 +16,7 @@ import numpy as np
 import scipy.io
 
 from data.errors import InputError
+from data.hdf5 import check_stored
 
 HELSINKI = ("CtDataFull", "CtDataLimited", "CtData")
 # Most that a compressed element may grow, and the size below which nobody asks.
@@ -126,6 +127,7 @@ def _read_hdf5(path: Path, name: str) -> Any:
             return None
         if item.dtype.kind not in "fiu" or item.size > 2**31:
             raise InputError(f"{path} holds no readable numbers under {name!r}: save them as double.", "not-scalar")
+        check_stored(path, item)
         return item[()].T
 
 

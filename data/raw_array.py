@@ -84,7 +84,7 @@ def checked_affine(
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = directions_mm, origin_mm
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    sensible = np.isfinite(affine).all() and np.abs(affine).max() < 1e6 and lengths.min() > 0
+    sensible = np.isfinite(affine).all() and np.abs(affine).max() < 1e6 and lengths.min() > 1e-6
     if not sensible or abs(np.linalg.det(affine[:3, :3])) < 1e-6 * np.prod(lengths):
         raise InputError(f"{header} has directions or an origin that make no sense: write it again.", "geometry")
     return flip @ affine

@@ -150,14 +150,18 @@ def _files(study: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(folder) / name
-            if name.startswith(".") or (path.is_symlink() and not path.resolve().is_relative_to(home)):
-                continue
-            try:
-                regular = stat.S_ISREG(path.stat().st_mode)
-            except OSError:
-                continue
-            if regular:
+            if not name.startswith(".") and _regular_inside(path, home):
                 yield path
+
+
+def _regular_inside(path: Path, home: Path) -> bool:
+    """Whether a path is a file, or a link to one that lies in the study; links in a circle are neither."""
+    try:
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            return False
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, RuntimeError):
+        return False
 
 
 def _volumes(frames: list[Frame], policies: Policies | None) -> Iterator[Finding]:

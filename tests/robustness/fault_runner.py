@@ -32,7 +32,8 @@ class Request:
     module: such as "pipeline.ingest". watch: the folder whose writes are counted as events, from 1.
     fault: {"kill_event": n}, {"kill_after_s": t}, {"errno": e, "event": n} (every write from the n-th on fails),
     {"file_limit": bytes}, {"uid": n}, {"memory_mb": m, "cpu_s": s}, {"read": n, "below": folder, "do": [...]}
-    (changes files when the n-th file below the folder is opened to be read), {"environment": {...}}; or several.
+    (changes files when the n-th file below the folder is opened to be read), {"environment": {...}}, {"folder": the
+    working directory}; or several.
     copies: so many processes at once; the reply is then a list.
     """
 
@@ -160,6 +161,7 @@ def _limit(fault: dict) -> None:
     if "file_limit" in fault:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault["file_limit"],) * 2)
     os.environ.update(fault.get("environment", {}))
+    os.chdir(fault.get("folder", "."))
     if "uid" in fault:
         os.setgroups([])
         os.setgid(fault["uid"])
