@@ -65,7 +65,8 @@ def read_bart(path: Path) -> KSpace:
     kspace = np.ascontiguousarray(kspace)
     shape = (kspace.shape[0], *kspace.shape[2:])
     affine = given_affine(path, notes)
-    return KSpace(kspace, axial_affine(spacing_mm, shape) if affine is None else affine, spacing_mm, warnings=said)
+    affine = axial_affine(spacing_mm, shape) if affine is None else affine
+    return KSpace(kspace, affine, spacing_mm, phase_axis="y", warnings=said)
 
 
 def _readouts(path: Path, notes: dict, array: np.ndarray) -> KSpace:

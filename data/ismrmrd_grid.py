@@ -46,7 +46,7 @@ def place_lines(path: Path, header: MrHeader, image: Acquisitions, calibration: 
             "be taken apart.",
             "not-separable",
         )
-    return replace(found, averages=averages, warnings=(*warnings, *found.warnings))
+    return replace(found, phase_axis="y", averages=averages, warnings=(*warnings, *found.warnings))
 
 
 def _grid(path: Path, header: MrHeader, lines: Acquisitions, order: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:

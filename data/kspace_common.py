@@ -34,6 +34,7 @@ class KSpace:
     noise       complex64 (coils n) from a noise scan, scaled to the bandwidth of the data; None: there is none
     calibration complex64 (z coils y x), measured for coil sensitivities alone; None: there is none
     reference   float32 (z rows columns), a root-sum-of-squares image that came with the data; None: there is none
+    phase_axis  "x" or "y", along which lines were encoded one by one; the readout is the other
     averages    how many measurements each sample is the mean of (the fewest)
     warnings    what was assumed or left out, in sentences without names
     """
@@ -48,6 +49,7 @@ class KSpace:
     noise: np.ndarray | None = None
     calibration: np.ndarray | None = None
     reference: np.ndarray | None = None
+    phase_axis: str = "x"
     averages: int = 1
     warnings: tuple[str, ...] = ()
 

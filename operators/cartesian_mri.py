@@ -93,3 +93,23 @@ class CartesianMri(LinearOperator):
             )
         images = torch.fft.ifft2(y * self._mask.conj(), norm="ortho")
         return images.mul_(self._maps.conj()).sum(dim=1)
+
+
+class SoftSense(LinearOperator):
+    """y_c = M F sum_m S_mc x_m: several images (sets z y x), one for each set of maps, to one k-space (z coils y x)."""
+
+    def __init__(self, mask: Tensor, sets: tuple[Tensor, ...]) -> None:
+        self.parts = tuple(CartesianMri(mask, sensitivities) for sensitivities in sets)
+
+    @property
+    def device(self) -> torch.device:
+        return self.parts[0].device
+
+    def to(self, device: torch.device | str) -> SoftSense:
+        return SoftSense(self.parts[0].mask.to(device), tuple(part.sensitivities.to(device) for part in self.parts))
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return sum(part._forward(image) for part, image in zip(self.parts, x, strict=True))
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return torch.stack([part._adjoint(y) for part in self.parts])

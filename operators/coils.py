@@ -92,7 +92,7 @@ def simulate_smooth_phase(
     return torch.polar(torch.ones_like(phase), phase)
 
 
-def _patches(calibration: Tensor, kernel: int) -> Tensor:
+def patches(calibration: Tensor, kernel: int) -> Tensor:
     """All kernel x kernel patches of (coils y x) as rows: (patches, coils*ky*kx)."""
     unfolded = calibration.unfold(-2, kernel, 1).unfold(-2, kernel, 1)
     return rearrange(unfolded, "coils y x ky kx -> (y x) (coils ky kx)")
@@ -100,7 +100,7 @@ def _patches(calibration: Tensor, kernel: int) -> Tensor:
 
 def _signal_projector(calibration: Tensor, kernel: int, threshold: float) -> Tensor:
     """P = E E^H on patches (coils*ky*kx), E the principal directions with singular value > threshold * largest."""
-    rows = _patches(calibration.to(torch.complex128), kernel)
+    rows = patches(calibration.to(torch.complex128), kernel)
     values, vectors = torch.linalg.eigh(rows.mT @ rows.conj())
     keep = values > threshold**2 * values[-1]
     basis = vectors[:, keep]
@@ -124,16 +124,17 @@ def _waves(places: Tensor, length: int, kernel: int) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle)
 
 
-def _coarse_maps(
-    calibration: Tensor, shape_yx: tuple[int, int], kernel: int, threshold: float
+def _eigenmaps(
+    calibration: Tensor, shape_yx: tuple[int, int], kernel: int, threshold: float, grid: int
 ) -> tuple[Tensor, Tensor]:
-    """Leading eigenvector (coils y x) and eigenvalue (y x) of G_r = sum_l W_l exp(2 pi i l.r / N) on a coarse grid."""
+    """Eigenvectors (y x coils coils) and eigenvalues (y x coils), ascending, of G_r = sum_l W_l exp(2 pi i l.r / N) on
+    a grid of at most `grid` points along each axis."""
     coils = calibration.shape[0]
     lags = _lag_sums(_signal_projector(calibration, kernel, threshold), coils, kernel)
-    across = [_waves(torch.linspace(0, n - 1, min(n, _COARSE_GRID), dtype=torch.float64), n, kernel) for n in shape_yx]
+    across = [_waves(torch.linspace(0, n - 1, min(n, grid), dtype=torch.float64), n, kernel) for n in shape_yx]
     matrices = torch.einsum("yl,cdlm,xm->yxcd", across[0], lags, across[1])
     values, vectors = torch.linalg.eigh(matrices.to(torch.complex64))
-    return rearrange(vectors[..., -1], "y x coils -> coils y x"), values[..., -1]
+    return vectors, values
 
 
 def _upsample(maps: Tensor, shape_yx: tuple[int, int]) -> Tensor:
@@ -149,6 +150,19 @@ def _virtual_coil(calibration: Tensor) -> Tensor:
     weights = torch.linalg.eigh(covariance)[1][:, -1]
     largest = weights[weights.abs().argmax()]
     return weights * (largest.conj() / largest.abs())
+
+
+def calibration_region(kspace: Tensor, calibration: tuple[slice, slice]) -> Tensor:
+    """At most the central 32 x 32 samples of the region, (z coils y x); ValueError for a small or empty one."""
+    region = kspace[..., calibration[0], calibration[1]]
+    size = tuple(min(n, _CALIBRATION_LIMIT) for n in region.shape[-2:])
+    if min(size) < 4:
+        raise ValueError(f"The calibration region of {size[0]} x {size[1]} samples is smaller than 4 x 4.")
+    top, left = (n // 2 - s // 2 for n, s in zip(region.shape[-2:], size))
+    region = region[..., top : top + size[0], left : left + size[1]].cpu()
+    if not bool(region.abs().amax() > 0):
+        raise ValueError("The calibration region holds no signal.")
+    return region
 
 
 def estimate_sensitivities(
@@ -169,24 +183,64 @@ def estimate_sensitivities(
     for a region smaller than 4 x 4 samples or without signal.
     """
     shape_yx = tuple(kspace.shape[-2:])
-    region = kspace[..., calibration[0], calibration[1]]
-    size = tuple(min(n, _CALIBRATION_LIMIT) for n in region.shape[-2:])
-    if min(size) < 4:
-        raise ValueError(f"The calibration region of {size[0]} x {size[1]} samples is smaller than 4 x 4.")
-    top, left = (n // 2 - s // 2 for n, s in zip(region.shape[-2:], size))
-    region = region[..., top : top + size[0], left : left + size[1]].cpu()
-    if not bool(region.abs().amax() > 0):
-        raise ValueError("The calibration region holds no signal.")
-    kernel = min(kernel, min(size) // 2)
+    region = calibration_region(kspace, calibration)
+    kernel = min(kernel, min(region.shape[-2:]) // 2)
     virtual = _virtual_coil(region)
     out = torch.empty(kspace.shape, dtype=torch.complex64)
     for index, slice_region in enumerate(region):
-        maps, values = _coarse_maps(slice_region, shape_yx, kernel, threshold)
-        reference = torch.einsum("c,cyx->yx", virtual.conj(), maps)
-        maps = maps * torch.polar(torch.ones_like(values), -reference.angle())
+        vectors, values = _eigenmaps(slice_region, shape_yx, kernel, threshold, _COARSE_GRID)
+        maps, values = _phased(vectors[..., -1], virtual), values[..., -1]
         smooth = _upsample(torch.cat([maps.real, maps.imag, values[None]]), shape_yx)
         real, imaginary = smooth[:-1].chunk(2)
         fine = torch.complex(real, imaginary)
         fine = fine / fine.abs().square().sum(dim=0).sqrt().clamp_min(1e-6)
         out[index] = fine * (smooth[-1] >= crop)
     return out.to(kspace.device)
+
+
+def _phased(vectors: Tensor, virtual: Tensor) -> Tensor:
+    """Maps (coils y x) from eigenvectors (y x coils), with the phase at which the virtual coil is real."""
+    maps = rearrange(vectors, "y x coils -> coils y x")
+    reference = torch.einsum("c,cyx->yx", virtual.conj(), maps)
+    return maps * torch.polar(torch.ones_like(reference.real), -reference.angle())
+
+
+def estimate_sets(
+    kspace: Tensor,
+    calibration: tuple[slice, slice],
+    sets: int = 2,
+    kernel: int = 6,
+    threshold: float = 0.03,
+    crop: float = 0.8,
+) -> Tensor:
+    """Several sets of maps (z sets coils y x) by ESPIRiT, for a field of view smaller than the object.
+
+    Where the object folds onto itself, two eigenvalues are near one: the coils see two places at once, and the k-space
+    is sum_m F S_m x_m. Sets are ordered by eigenvalue at each pixel, and zero where it is below ``crop``; the other
+    arguments are those of `estimate_sensitivities`.
+    """
+    shape_yx = tuple(kspace.shape[-2:])
+    region = calibration_region(kspace, calibration)
+    kernel = min(kernel, min(region.shape[-2:]) // 2)
+    virtual = _virtual_coil(region)
+    out = kspace.new_zeros((kspace.shape[0], sets, *kspace.shape[1:]), dtype=torch.complex64)
+    for index, slice_region in enumerate(region):
+        vectors, values = _eigenmaps(slice_region, shape_yx, kernel, threshold, max(shape_yx))
+        for number in range(min(sets, kspace.shape[1])):
+            kept = values[..., -1 - number] >= crop
+            out[index, number] = (_phased(vectors[..., -1 - number], virtual) * kept).to(out.device)
+    return out
+
+
+def folded_share(
+    kspace: Tensor, calibration: tuple[slice, slice], kernel: int = 6, threshold: float = 0.03, crop: float = 0.8
+) -> float:
+    """Share of the pixels with signal in which two sets of maps are needed, in about eight slices on a coarse grid."""
+    region = calibration_region(kspace, calibration)
+    kernel = min(kernel, min(region.shape[-2:]) // 2)
+    signal = twice = 0
+    for slice_region in region[:: -(-len(region) // 8)] if kspace.shape[1] > 1 else ():
+        values = _eigenmaps(slice_region, tuple(kspace.shape[-2:]), kernel, threshold, _COARSE_GRID // 2)[1]
+        signal += int((values[..., -1] >= crop).sum())
+        twice += int((values[..., -2] >= crop).sum())
+    return twice / max(signal, 1)

@@ -30,6 +30,7 @@ def take_kspace(finding: Finding, folder: Path, settings: IngestSettings) -> dic
     described |= {"shape_zyx": list(kspace.shape_zyx), "spacing_mm": [round(mm, 6) for mm in kspace.spacing_mm]}
     described["warnings"] = list(kspace.warnings)
     metadata = described | {"modality": "mr", "affine": kspace.affine.tolist(), "averages": kspace.averages}
+    metadata["phase_axis"] = kspace.phase_axis
     metadata |= {name: list(getattr(kspace, name)) for name in ("matrix", "keep") if getattr(kspace, name) is not None}
     folder.mkdir()
     write_tensors(folder / FILE_NAME, tensors, metadata)
@@ -48,4 +49,5 @@ def read_series(series: Path) -> KSpace:
     affine = np.asarray(metadata["affine"], dtype=np.float64)
     spacing_mm = tuple(float(mm) for mm in np.linalg.norm(affine[:3, :3], axis=0)[::-1])
     arrays = {name: tensors[name] for name in TENSORS if name in tensors}
-    return KSpace(tensors["kspace"], affine, spacing_mm, averages=metadata.get("averages", 1), **arrays, **pairs)
+    plain = {"averages": metadata.get("averages", 1), "phase_axis": metadata.get("phase_axis", "x")}
+    return KSpace(tensors["kspace"], affine, spacing_mm, **plain, **arrays, **pairs)

@@ -59,7 +59,19 @@ def noise_per_coil(kspace: np.ndarray, mask: np.ndarray, name: str) -> np.ndarra
     radius = np.broadcast_to(np.hypot(y[:, None], x[None]), mask.shape)
     farthest = mask & (radius >= np.quantile(radius[mask], 0.9))
     chosen = np.broadcast_to(farthest, (kspace.shape[0], rows, columns))
-    values = np.moveaxis(kspace, 1, 0)[:, chosen]
+    return _spread(np.moveaxis(kspace, 1, 0)[:, chosen], name)
+
+
+def noise_of_readouts(samples: np.ndarray, trajectory: np.ndarray, name: str) -> np.ndarray:
+    """The same from samples (z coils readouts n) along a trajectory (readouts n 2) or (z readouts n 2)."""
+    radius = np.linalg.norm(trajectory, axis=-1)
+    farthest = radius >= np.quantile(radius, 0.9)
+    chosen = np.broadcast_to(farthest, (samples.shape[0], *samples.shape[2:]))
+    return _spread(np.moveaxis(samples, 1, 0)[:, chosen], name)
+
+
+def _spread(values: np.ndarray, name: str) -> np.ndarray:
+    """median(|n|) / 0.6745 over the samples (coils n) and their parts."""
     if values.shape[1] < MIN_NOISE_SAMPLES:
         raise InputError(f"{name}: only {values.shape[1]} samples to estimate noise from; give more slices or samples.")
     parts = np.concatenate([values.real, values.imag], axis=1)

@@ -10,10 +10,12 @@ import numpy as np
 
 from data.errors import InputError
 from data.nifti import read_volume, write_volume
+from pipeline.adopt_mr import adopt_mr, hold_out_kspace
 from pipeline.cli import json_object, main_wrapper
+from pipeline.ingest_kspace import read_series
 from pipeline.measure_ct import hold_out_views, simulate_ct
-from pipeline.measure_mr import adopt_mr, hold_out_kspace, simulate_mr
-from pipeline.measurement import Measurement, read_tensors, write_measurement
+from pipeline.measure_mr import simulate_mr
+from pipeline.measurement import Measurement, write_measurement
 from pipeline.problem import with_start
 from pipeline.settings import CtMeasureSettings, MrMeasureSettings, build, require_choice
 
@@ -27,8 +29,7 @@ def measure(series: Path, section: dict[str, Any]) -> tuple[Measurement, np.ndar
     require_choice(source, ("simulate",) if modality == "ct" else ("simulate", "measured"), "measure.source")
     if source == "measured":
         settings = build(MrMeasureSettings, section, "measure")
-        kspace, affine = read_kspace(series)
-        return adopt_mr(kspace, affine, settings, str(series)), None
+        return adopt_mr(read_series(series), settings, str(series))
     path = series / "volume.nii.gz"
     if not path.is_file():
         advice = "set measure.source to measured" if (series / "kspace.safetensors").is_file() else "ingest it first"
@@ -58,16 +59,6 @@ def series_modality(series: Path) -> str:
         raise InputError(f"{manifest}: says nothing about series {series.name}; ingest the study again.") from error
 
 
-def read_kspace(series: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(k-space (z coils y x), affine) that ingest wrote."""
-    path = series / "kspace.safetensors"
-    tensors, metadata = read_tensors(path)
-    kspace = tensors["kspace"]
-    if kspace.ndim != 4:
-        raise InputError(f"{path}: k-space has {kspace.ndim} axes and not (z coils y x); ingest the study again.")
-    return kspace, np.asarray(metadata["affine"], dtype=np.float64)
-
-
 @main_wrapper
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.measure", description=__doc__)
@@ -80,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     measurement, truth = measure(arguments.input, json_object(arguments.settings))
+    for line in measurement.metadata.get("preparation", []):
+        print(line)
     measurement = with_start(measurement)
     truth_path = arguments.out / "truth.nii.gz"
     if truth is None:

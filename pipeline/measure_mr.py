@@ -1,4 +1,4 @@
-"""MR measurements: simulated from a magnitude volume, or adopted from measured k-space."""
+"""MR measurements simulated from a magnitude volume; what these and adopted ones share: masks, metadata, checks."""
 
 import math
 from dataclasses import asdict
@@ -9,17 +9,16 @@ import torch
 
 from data.errors import InputError
 from data.volume import Volume, spacing_of
-from operators.coils import estimate_sensitivities, simulate_sensitivities, simulate_smooth_phase
+from operators.coils import simulate_sensitivities, simulate_smooth_phase
 from operators.fourier import fft2, ifft2
 from operators.noise import gaussian_noise
 from operators.sampling_masks import equispaced_1d, poisson_disc_2d, random_1d
-from pipeline import kspace as ks
-from pipeline.measurement import Measurement, pack_kspace, unpack_kspace
-from pipeline.seeds import generator, numpy_generator
+from pipeline.measurement import Measurement, pack_kspace
+from pipeline.mr_sensitivities import cartesian_maps
+from pipeline.seeds import generator
 from pipeline.settings import MrMeasureSettings, require_choice, require_range
 
 MASKS = {"random_1d": random_1d, "equispaced_1d": equispaced_1d, "poisson_disc_2d": poisson_disc_2d}
-MIN_CALIBRATION = 6
 
 
 def simulate_mr(volume: Volume, settings: MrMeasureSettings, name: str) -> tuple[Measurement, np.ndarray]:
@@ -28,7 +27,7 @@ def simulate_mr(volume: Volume, settings: MrMeasureSettings, name: str) -> tuple
     Smooth phase and coil sensitivities are put on the native grid, k-space is its FFT cropped to the working matrix,
     sampled on a mask, with complex Gaussian noise of noise_fraction times the truth's 99.5th percentile in each part.
     """
-    _check(settings)
+    check_settings(settings)
     magnitude = torch.from_numpy(np.maximum(volume.array_zyx, 0).astype(np.float32))
     slices, rows, columns = magnitude.shape
     matrix = working_matrix(volume, settings.working_spacing_mm)
@@ -49,66 +48,12 @@ def simulate_mr(volume: Volume, settings: MrMeasureSettings, name: str) -> tuple
     noisy = noisy * mask
     sensitivities = known
     if settings.sensitivities == "estimated":
-        sensitivities = estimated_sensitivities(noisy, mask.numpy(), name)
+        sensitivities = cartesian_maps(noisy.numpy(), mask.numpy(), None, "region", 1, name)[0]
     affine = cropped_affine(volume.affine, (rows, columns), matrix)
-    metadata = _metadata(settings, "simulate", truth.shape, affine, np.full(settings.coils, sigma))
+    metadata = mr_metadata(settings, "simulate", truth.shape, affine, np.full(settings.coils, sigma))
     metadata["native_shape_zyx"] = [slices, rows, columns]
     tensors = pack_kspace(noisy.numpy(), mask.numpy()) | {"sensitivities": sensitivities.numpy().astype(np.complex64)}
     return Measurement(tensors, metadata), truth
-
-
-def adopt_mr(kspace: np.ndarray, affine: np.ndarray, settings: MrMeasureSettings, name: str) -> Measurement:
-    """Measurement from measured k-space (z coils y x), zero where not sampled; affine of its image grid.
-
-    The mask is read from the samples, the noise from the edge of k-space, the sensitivities from the calibration
-    region; a few samples are kept from the reconstruction to test it.
-    """
-    _check(settings)
-    if not np.isfinite(kspace).all():
-        raise InputError(f"{name}: k-space holds values that are not finite; export it again.")
-    kspace = ks.centre_kspace(kspace.astype(np.complex64))
-    mask = ks.sampling_mask(kspace)
-    if not mask.any(axis=(-2, -1)).all():
-        raise InputError(f"{name}: a slice has no samples at all; leave it out.")
-    sigma = ks.noise_per_coil(kspace, mask, name)
-    coils = kspace.shape[1]
-    if coils == 1:
-        sensitivities = torch.ones(kspace.shape, dtype=torch.complex64)
-    elif settings.sensitivities == "known":
-        raise InputError(
-            f"{name}: measured k-space has no known sensitivities; set measure.sensitivities to estimated."
-        )
-    else:
-        sensitivities = estimated_sensitivities(torch.from_numpy(kspace), mask, name)
-    shape = (kspace.shape[0], *kspace.shape[2:])
-    tensors = pack_kspace(kspace, mask) | {"sensitivities": sensitivities.numpy().astype(np.complex64)}
-    metadata = _metadata(settings, "measured", shape, affine, sigma)
-    return hold_out_kspace(Measurement(tensors, metadata), settings.holdout_fraction, settings.seed)
-
-
-def hold_out_kspace(measurement: Measurement, fraction: float, seed: int) -> Measurement:
-    """The measurement with a fraction of its lines or places kept from the reconstruction to test it.
-
-    Nothing is taken from the calibration region, which the sensitivities were estimated from.
-    """
-    kspace, mask = unpack_kspace(measurement.tensors)
-    rng = numpy_generator(seed, "mr", "holdout")
-    kept, heldout = ks.split_heldout(mask, ks.find_calibration(mask), fraction, rng)
-    if not heldout.any():
-        return measurement
-    sigma = np.asarray(measurement.metadata["noise"]["sigma_per_coil"])
-    tensors = pack_kspace(kspace, kept) | pack_kspace(kspace, heldout, prefix="heldout_")
-    tensors["sensitivities"] = measurement.tensors["sensitivities"]
-    settings = measurement.metadata["settings"] | {"holdout_fraction": fraction}
-    noise = heldout_noise(kspace, heldout, sigma)
-    return Measurement(tensors, measurement.metadata | {"heldout_noise": noise, "settings": settings})
-
-
-def heldout_noise(kspace: np.ndarray, heldout: np.ndarray, sigma: np.ndarray) -> float:
-    """|noise| / |data| expected over the samples kept back: the error that a perfect image would have."""
-    places = np.broadcast_to(heldout if heldout.ndim == 3 else heldout[None], (kspace.shape[0], *kspace.shape[2:]))
-    noise = 2 * places.sum() * np.sum(sigma**2)
-    return float(np.sqrt(noise) / np.linalg.norm(np.moveaxis(kspace, 1, 0)[:, places]))
 
 
 def make_mask(settings: MrMeasureSettings, matrix: tuple[int, int]) -> torch.Tensor:
@@ -172,22 +117,7 @@ def _interpolation(native: int, matrix: int) -> torch.Tensor:
     return torch.from_numpy(weights).to(torch.complex64)
 
 
-def estimated_sensitivities(kspace: torch.Tensor, mask: np.ndarray, name: str) -> torch.Tensor:
-    """Sensitivities (z coils y x) from the calibration region of k-space; InputError where there is none."""
-    rows, columns = ks.find_calibration(mask)
-    height, width = rows.stop - rows.start, columns.stop - columns.start
-    if min(height, width) < MIN_CALIBRATION:
-        raise InputError(
-            f"{name}: the fully sampled centre of k-space has {height} by {width} samples, too few to estimate coil "
-            f"sensitivities from; measure at least {MIN_CALIBRATION} by {MIN_CALIBRATION}."
-        )
-    try:
-        return estimate_sensitivities(kspace, (rows, columns))
-    except ValueError as error:
-        raise InputError(f"{name}: {error}") from error
-
-
-def _metadata(
+def mr_metadata(
     settings: MrMeasureSettings, source: str, shape: tuple[int, ...], affine: np.ndarray, sigma: np.ndarray
 ) -> dict[str, Any]:
     return {
@@ -202,9 +132,13 @@ def _metadata(
     }
 
 
-def _check(settings: MrMeasureSettings) -> None:
+def check_settings(settings: MrMeasureSettings) -> None:
     require_choice(settings.mask, tuple(MASKS), "measure.mask")
     require_choice(settings.sensitivities or "known", ("known", "estimated"), "measure.sensitivities")
+    require_choice(settings.calibration, ("auto", "region", "completed"), "measure.calibration")
+    require_range(settings.maps, 1, 2, "measure.maps")
+    require_range(settings.coil_energy, 0.5, 1, "measure.coil_energy")
+    require_range(1 if settings.virtual_coils is None else settings.virtual_coils, 1, 256, "measure.virtual_coils")
     require_range(settings.coils, 1, 256, "measure.coils")
     require_range(settings.acceleration, 1, 100, "measure.acceleration")
     require_range(settings.calibration_fraction, 0, 1, "measure.calibration_fraction")

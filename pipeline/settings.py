@@ -53,6 +53,10 @@ class MrMeasureSettings:
     sensitivities: known | estimated | null, which is known for simulated and estimated for measured data.
     holdout_fraction: share of the measured places outside the calibration region kept for testing; simulated
     measurements keep none unless the config says so.
+    For measured data: prewhiten where there is a noise scan; remove_oversampling along axes that were sampled whole;
+    virtual_coils null: as many as hold coil_energy, a share of all energy, where there are more than eight coils;
+    maps: sets of coil sensitivities, 2 for an object larger than the field of view; calibration: auto | region |
+    completed, where they come from; undersample: thin whole k-space by mask and acceleration, to test on.
     """
 
     source: str = "simulate"
@@ -64,6 +68,13 @@ class MrMeasureSettings:
     working_spacing_mm: float | None = None
     sensitivities: str | None = None
     holdout_fraction: float = 0.03
+    prewhiten: bool = True
+    remove_oversampling: bool = True
+    virtual_coils: int | None = None
+    coil_energy: float = 0.995
+    maps: int = 1
+    calibration: str = "auto"
+    undersample: bool = False
     seed: int = 0
 
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from data.kspace_common import KSpace
 from data.nifti import read_volume, write_volume
 from data.volume import Volume
 from operators.fourier import fft2, ifft2
 from pipeline import kspace as ks
+from pipeline.adopt_mr import adopt_mr
 from pipeline.measure import main
 from pipeline.measure_ct import (
     area_average,
@@ -18,7 +20,6 @@ from pipeline.measure_ct import (
     simulate_ct,
 )
 from pipeline.measure_mr import (
-    adopt_mr,
     crop_kspace,
     cropped_affine,
     resample_sensitivities,
@@ -347,4 +348,5 @@ def test_kspace_without_a_calibration_region_is_refused():
     kspace, _ = measured_kspace()
     kspace[..., 31:34, 31:34] = 0
     with pytest.raises(ValueError, match="too few to estimate"):
-        adopt_mr(kspace, np.eye(4), MrMeasureSettings(source="measured"), "k")
+        settings = MrMeasureSettings(source="measured", calibration="region")
+        adopt_mr(KSpace(kspace, np.eye(4), (1.0, 1.0, 1.0)), settings, "k")

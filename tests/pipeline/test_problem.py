@@ -10,8 +10,8 @@ from operators.ct_projector import CtProjector
 from operators.fourier import fft2
 from operators.norm import normalise, operator_norm
 from operators.sampling_masks import random_1d
+from pipeline.adopt_mr import heldout_noise
 from pipeline.measure_ct import simulate_ct
-from pipeline.measure_mr import heldout_noise
 from pipeline.measurement import Measurement, pack_kspace, read_measurement, unpack_kspace, write_measurement
 from pipeline.problem import load_problem, with_start
 from pipeline.problem_ct import ct_sigma_init

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from data.kspace_common import KSpace
 from data.nifti import read_volume
 from data.volume import Volume
 from models.gaussian import GaussianPrior
 from models.prior import PriorError
 from pipeline import reconstruct
+from pipeline.adopt_mr import adopt_mr
 from pipeline.measure_ct import simulate_ct
-from pipeline.measure_mr import adopt_mr, simulate_mr
+from pipeline.measure_mr import simulate_mr
 from pipeline.measurement import read_tensors, unpack_kspace, write_measurement
 from pipeline.problem import with_start
 from pipeline.settings import CtMeasureSettings, MrMeasureSettings, ReconstructSettings
@@ -182,7 +184,8 @@ def test_measured_kspace_gives_magnitudes_and_a_heldout_error(tmp_path, monkeypa
     mask = np.random.default_rng(0).random((48, 40)) < 0.5
     mask[18:31, 14:27] = True
     kspace = unpack_kspace(simulated.tensors)[0] * mask
-    measured = adopt_mr(kspace, simulated.affine, MrMeasureSettings(source="measured"), "head")
+    kspace = KSpace(kspace, simulated.affine, simulated.spacing_mm)
+    measured = adopt_mr(kspace, MrMeasureSettings(source="measured"), "head")[0]
     write_measurement(tmp_path / "m", with_start(measured))
     monkeypatch.setattr(reconstruct, "load_prior", lambda *_: GaussianPrior(torch.tensor(0.25), modality="mr"))
     assert run((tmp_path / "m", truth), tmp_path / "pam") == 0

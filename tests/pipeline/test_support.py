@@ -12,9 +12,10 @@ from data.nifti import read_volume, write_volume
 from data.volume import Volume
 from models.gaussian import GaussianPrior
 from pipeline import support
+from pipeline.adopt_mr import hold_out_kspace
 from pipeline.measure import measure
 from pipeline.measure_ct import hold_out_views, simulate_ct
-from pipeline.measure_mr import hold_out_kspace, simulate_mr
+from pipeline.measure_mr import simulate_mr
 from pipeline.measurement import unpack_kspace, write_measurement, write_tensors
 from pipeline.problem import load_problem
 from pipeline.settings import CtMeasureSettings, MrMeasureSettings, UncertaintySettings
