@@ -183,6 +183,7 @@ def _even(heights: np.ndarray, policies: Policies) -> tuple[np.ndarray, tuple[tu
     found = f"{np.diff(heights)[widest]:.2f} mm after slice {widest + 1} of {planes}, usually {usual:.2f} mm"
     if policies.on_gap != "interpolate":
         raise error("gap", found)
+    usual = _common_step(np.diff(heights), usual)
     count = round((heights[-1] - heights[0]) / usual) + 1
     even = heights[0] + (heights[-1] - heights[0]) / (count - 1) * np.arange(count)
     blend = tuple(_between(height, heights, _allowed(usual)) for height in even)
@@ -190,6 +191,13 @@ def _even(heights: np.ndarray, policies: Policies) -> tuple[np.ndarray, tuple[tu
     if made_up.mean() > MAX_INTERPOLATED_SHARE or _longest_run(made_up) > MAX_INTERPOLATED_RUN:
         raise error("gap", f"{found}; too much of the volume would be made up")
     return even, blend
+
+
+def _common_step(distances: np.ndarray, usual: float) -> float:
+    """The smallest distance if all are multiples of it, as where slices are missing; else the usual one."""
+    smallest = float(distances.min())
+    off = np.abs(distances - smallest * np.round(distances / smallest))
+    return smallest if off.max() <= 2 * _allowed(smallest) else usual
 
 
 def _between(height: float, heights: np.ndarray, allowed: float) -> tuple[int, int, float]:

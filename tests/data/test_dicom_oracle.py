@@ -36,7 +36,7 @@ TEST_FILES = Path(pydicom.data.__file__).parent / "test_files"
 DIFFERENT = {
     "J2K_pixelrep_mismatch.dcm": "signed header, unsigned codestream: dcm2niix adds 2^13 to negatives, -2000 is right",
     "693_J2KI.dcm": "dcm2niix keeps the padding at -3040; here it is air",
-    "image_dfl.dcm": "not a CT or MR class; dcm2niix reads no deflated data sets at all",
+    "examples_overlay.dcm": "dcm2niix writes the overlay as a second volume, which is not read here",
 }
 # MR files of one plane that are no whole image on purpose.
 BROKEN = {"MR_truncated.dcm": "truncated", "UN_sequence.dcm": "undecodable", "priv_SQ.dcm": "undecodable"}
@@ -187,7 +187,7 @@ def test_pydicoms_files_equal_dcm2niix(tmp_path, record_property, path):
     theirs = oracle.get_fdata()
     if path.name == "J2K_pixelrep_mismatch.dcm":
         theirs = np.where(theirs >= 2**12, theirs - 2**13, theirs)
-    if path.name in DIFFERENT:
+    if path.name == "693_J2KI.dcm" or path.name == "J2K_pixelrep_mismatch.dcm":
         theirs = np.where(theirs <= -2000, -1000, theirs)
     np.testing.assert_array_equal(values, theirs)
 
