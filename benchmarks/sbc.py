@@ -35,7 +35,8 @@ from operators.ct_geometry import ImageGrid, ParallelBeam, view_angles
 from operators.ct_projector import CtProjector
 from operators.norm import normalise
 from pipeline.cli import main_wrapper
-from pipeline.problem_ct import CT_SIGMA_INIT, smooth_start
+from pipeline.problem_ct import smooth_start
+from pipeline.start_level import LEAST_SIGMA_INIT
 from solvers.draws import Draws
 from solvers.problem import Problem
 from solvers.run import run_solver
@@ -117,7 +118,7 @@ def make_problem(truth: Tensor, setting: Setting) -> Problem:
     weights = torch.full((1, 1, 1), sigma**-2)
     start = smooth_start(A, y, weights.expand(1, *y.shape[1:]), tuple(truth.shape))
     spacing = (APART_MM, setting.pixel_mm, setting.pixel_mm)
-    return Problem(A, y, weights, start, CT_SIGMA_INIT, spacing)
+    return Problem(A, y, weights, start, LEAST_SIGMA_INIT, spacing)
 
 
 def statistics_of(x: Tensor) -> dict[str, np.ndarray]:

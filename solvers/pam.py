@@ -8,11 +8,14 @@ import torch
 from models.prior import SlicePrior
 from solvers.correction import ErrorModel, correct, error_correlation
 from solvers.draws import Draws
+from solvers.measured_error import measured_trust
 from solvers.problem import Problem
 from solvers.schedule import karras_levels
 from solvers.slice_coupling import ar1_draw, coupling_coefficient
 from solvers.state import State
 
+# At the first level the start's own error would be measured.
+MEASURED_LEVEL = 1
 SIGMA_MIN = {"point": 0.015, "sample": 0.03}
 
 
@@ -24,7 +27,8 @@ class PamSettings:
     levels              noise levels, one network call each
     sigma_max           first level; null starts at the problem's own
     sigma_min           last level; null is 0.015 for point estimates and 0.03 for samples
-    trust               factor on the predicted error variance on top of the prior's own calibration
+    trust               factor on the predicted error variance on top of the prior's own calibration; null: measured once
+                        from the residual of the second level, where the prior's card says how
     residual_share      point only: share of the last correction's error variance that is told to the network as noise
     noise_length_mm     sample only: correlation length of the re-noise along z (0: independent slices)
     reflect             denoise in a reflected frame, another one at every level: the network's errors differ from frame
@@ -38,7 +42,7 @@ class PamSettings:
     levels: int = 10
     sigma_max: float | None = None
     sigma_min: float | None = None
-    trust: float = 1.0
+    trust: float | None = None
     residual_share: float = 1.0
     noise_length_mm: float = 4.0
     reflect: bool = True
@@ -72,6 +76,7 @@ def pam(
         settings.sigma_max or problem.sigma_init, settings.sigma_min or SIGMA_MIN[settings.mode], settings.levels
     )
 
+    per_scale = prior.card.get("measured", {}).get(settings.mode) if settings.trust is None else None
     frames = reflections(draws) if settings.reflect else [[]]
 
     def noisy(x, level):
@@ -79,12 +84,17 @@ def pam(
         return x + sigmas[level] * ar1_draw(white, noise_c)
 
     if state is None:
-        state = State(0, noisy(problem.x_init, 0), problem.x_init, {"missing": torch.zeros(1)}, 0)
+        extra = {"missing": torch.zeros(1), "trust": torch.tensor([settings.trust or 1.0])}
+        state = State(0, noisy(problem.x_init, 0), problem.x_init, extra, 0)
     for level in range(state.level, len(sigmas)):
         sigma = (sigmas[level] ** 2 + float(state.extra["missing"])) ** 0.5
         axes = frames[level % len(frames)]
         h, variance = (v.flip(axes) for v in prior.denoise(state.x.flip(axes), sigma, problem.spacing_mm, noise_c))
-        variance = settings.trust * prior.r2_scale(sigma, settings.mode) * variance
+        variance = prior.r2_scale(sigma, settings.mode) * variance
+        trust = float(state.extra["trust"])
+        if level == MEASURED_LEVEL and per_scale:
+            trust = measured_trust(problem, h, ErrorModel(variance.sqrt(), error_c), per_scale, draws)
+        variance = trust * variance
         x = correct(
             problem,
             h,
@@ -96,5 +106,6 @@ def pam(
         )
         missing = torch.zeros(1) if sample else settings.residual_share * variance.mean().reshape(1).cpu()
         following = noisy(x, level + 1) if level + 1 < len(sigmas) else x
-        state = State(level + 1, following, x, {"missing": missing}, state.network_calls + 1)
+        extra = {"missing": missing, "trust": torch.tensor([trust])}
+        state = State(level + 1, following, x, extra, state.network_calls + 1)
         yield state
