@@ -10,7 +10,7 @@ Writes docs/results/measured_error.md.
 import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +74,7 @@ def load_case(volume: Path, name: str, prior: SlicePrior, slices: int) -> Case:
         measure_slab(volume, (start, start + slices), TASKS[name].section(0), out)
         problem, units = load_problem(out)
         truth = read_volume(out / "truth.nii.gz").array_zyx
-    return Case(replace(problem), units, truth.astype(np.float32), prior)
+    return Case(problem, units, truth.astype(np.float32), prior)
 
 
 def rows(volume: Path, prior: SlicePrior, slices: int, bar: tqdm) -> Iterator[str]:
@@ -102,10 +102,10 @@ def page(table: list[str], volumes: list[Path], slices: int, seconds: float) -> 
         f"Command: `python -m benchmarks.measured_error {names} --slices {slices}`. Seed 0, {slices} slices, "
         f"{SAMPLES} samples. {machine()}. {seconds / 60:.0f} minutes.",
         "",
-        "PaM's one weight is the variance that it gives the denoiser's error: the network's own prediction times a factor",
-        "from the prior's card, which is fitted on a few tasks. On other tasks, and on other patients, the error is smaller",
-        "or larger; the residual of the second level tells by how much (solvers/measured_error.py). `measured` is the",
-        "default; `fixed` is the card's factor alone; the best of the factors "
+        "PaM's one weight is the variance that it gives the denoiser's error: the network's own prediction times a",
+        "factor from the prior's card, which is fitted on a few tasks. On other tasks, and on other patients, the error",
+        "is smaller or larger; the residual of the second level tells by how much (solvers/measured_error.py).",
+        "`measured` is the default; `fixed` is the card's factor alone; the best of the factors "
         + ", ".join(f"{factor:g}" for factor in FACTORS)
         + " needs the truth",
         "and is what a measurement could reach. PSNR in dB, mean of the three planes; calibration ratio 1 is right.",

@@ -16,8 +16,8 @@ def error_scale(problem: Problem, h: torch.Tensor, error: ErrorModel, draws: Dra
     """t for which the residual of a denoised volume `h` (z y x) is as large as errors of covariance t S S^H make it.
 
     With y = A x + n, cov(n) = W^-1 and x - h ~ N(0, t S S^H): E |y - A h|^2_W = m + t tr(W A S S^H A^H), where m counts
-    measured real components. The trace is |A S z|^2_W of one unit Gaussian z (Hutchinson 1990). Needs no truth; sees the
-    measured part of the error alone. Negative where the residual is smaller than the noise.
+    measured real components. The trace is |A S z|^2_W of one unit Gaussian z (Hutchinson 1990). Needs no truth; sees
+    the measured part of the error alone. Negative where the residual is smaller than the noise.
     """
     weights = problem.weights.expand(problem.y.shape)
 

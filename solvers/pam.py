@@ -27,8 +27,8 @@ class PamSettings:
     levels              noise levels, one network call each
     sigma_max           first level; null starts at the problem's own
     sigma_min           last level; null is 0.015 for point estimates and 0.03 for samples
-    trust               factor on the predicted error variance on top of the prior's own calibration; null: measured once
-                        from the residual of the second level, where the prior's card says how
+    trust               factor on the predicted error variance on top of the prior's own calibration; null: measured
+                        once, from the residual of the second level, where the prior's card says how
     residual_share      point only: share of the last correction's error variance that is told to the network as noise
     noise_length_mm     sample only: correlation length of the re-noise along z (0: independent slices)
     reflect             denoise in a reflected frame, another one at every level: the network's errors differ from frame
