@@ -150,9 +150,12 @@ def measured_lines(result: dict[str, Any]) -> list[str]:
 
 
 NOTES = """\
-## What was tried
+## Limits
 
-NOTES
+Adapting cannot add what the measurement does not hold: the held-out views decide when to stop, and where no round
+predicts them at least 3 % better the prior is kept as it was. A tuned TV image can stay ahead on anatomy that is nearly
+piecewise constant. A prior learnt from measurements in a few CPU minutes is far from trained: what is shown is the
+direction from round to round; a prior for use needs the hours that `configs/train/ct.yaml` takes.
 """
 
 
