@@ -165,3 +165,14 @@ def _pillow_png(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     PillowImage.fromarray(np.ascontiguousarray(array)).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def as_jpeg(png: bytes, height: int | None = None, quality: int = 85) -> bytes:
+    """The picture as JPEG, scaled to `height` pixels where that is less."""
+    picture = PillowImage.open(io.BytesIO(png)).convert("RGB")
+    if height and height < picture.height:
+        size = round(picture.width * height / picture.height), height
+        picture = picture.resize(size, PillowImage.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=quality, optimize=True)
+    return buffer.getvalue()

@@ -10,26 +10,40 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from data.errors import InputError
+from pipeline import figures
 from pipeline.paths import StudyPaths
-from pipeline.report_metrics import headlines_of
+from pipeline.report_evidence import load_evidence
+from pipeline.report_metrics import Figure, index_figures
 from pipeline.report_series import read_metrics
+from pipeline.report_uncertainty import BAD, CARE, Verdict, verdicts
 
 NOT_COHORTS = ("logs", "benchmarks", "reports")
 FAILURES_FILE = "failures.tsv"
 NO_REASON = "no reason was recorded"
+# Twice the height at which the list shows it.
+THUMBNAIL_PIXELS = 148
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One reconstructed series. `page` and link targets are relative to the index; thumbnail is a data URI or empty."""
+    """One reconstructed series. `page` and link targets are relative to the index; thumbnail is a data URI or empty.
+
+    `concern` orders by lights: what is not to be relied on counts 100, what is to be looked at twice 1.
+    """
 
     study: str
     series: str
     page: str
     facts: str
     thumbnail: str
-    headlines: list[tuple[str, str, str]]
+    figures: list[Figure]
+    lights: list[Verdict]
     links: list[tuple[str, str]]
+
+    @property
+    def concern(self) -> int:
+        return sum({BAD: 100, CARE: 1}.get(verdict.light, 0) for verdict in self.lights)
 
 
 @dataclass(frozen=True)
@@ -106,6 +120,7 @@ def _unfinished(folder: Path) -> str:
 def _entry(paths: StudyPaths, series: str, row: dict[str, Any], base: Path) -> Entry:
     page = paths.page(series)
     metrics = read_metrics(paths.metrics(series))
+    shown = _shown(metrics)
     thumbnail = page.with_name(f"{page.stem}_thumb.png")
     links = [("Picture", page.with_suffix(".png")), ("Exported files", paths.series(series) / "export")]
     return Entry(
@@ -114,9 +129,18 @@ def _entry(paths: StudyPaths, series: str, row: dict[str, Any], base: Path) -> E
         page=_relative(page, base),
         facts=_facts(row),
         thumbnail=_data_uri(thumbnail) if thumbnail.is_file() else "",
-        headlines=headlines_of(metrics, _shown(metrics))[:4],
+        figures=index_figures(metrics, shown),
+        lights=_lights(paths.series(series), shown),
         links=[(name, _relative(target, base)) for name, target in links if target.exists()],
     )
+
+
+def _lights(folder: Path, shown: str) -> list[Verdict]:
+    """The page's lights; none where a stage's file is damaged, which the page's own log tells."""
+    try:
+        return verdicts(load_evidence(folder, shown.rpartition("_")[0]))
+    except InputError:
+        return []
 
 
 def _shown(metrics: list[dict[str, str]]) -> str:
@@ -164,4 +188,5 @@ def _relative(target: Path, base: Path) -> str:
 
 
 def _data_uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+    jpeg = figures.as_jpeg(path.read_bytes(), THUMBNAIL_PIXELS)
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")

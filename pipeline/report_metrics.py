@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from pipeline.report_series import METHOD_NAMES, ReportSeries, method_name
+from pipeline.report_names import METHOD_NAMES, method_name
+from pipeline.report_series import ReportSeries
 
 
 @dataclass(frozen=True)
@@ -136,3 +137,41 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of merit in the list of studies: its text, its value for sorting ("" if there is none), and a note."""
+
+    text: str
+    value: float | str
+    note: str = ""
+
+
+INDEX_COLUMNS = ("psnr_db", "ssim", "coverage90", "heldout_error", "chi2", "seconds")
+
+
+def index_columns() -> list[Column]:
+    """The columns of the list of studies."""
+    known = {column.name: column for column in COLUMNS}
+    return [known[name] for name in INDEX_COLUMNS]
+
+
+def index_figures(metrics: list[dict[str, str]], shown: str) -> list[Figure]:
+    """One Figure a column of index_columns(), of the shown method in the axial plane; `metrics` as in table()."""
+    rows = {row["plane"]: row for row in metrics if row["method"] == shown}
+    first = rows.get("axial") or rows.get("volume") or {}
+    found = []
+    for column in index_columns():
+        value = number(first.get(column.name, ""))
+        if value is None:
+            found.append(Figure("–", ""))
+        elif column.name == "psnr_db":
+            found.append(Figure(f"{value:.1f} dB", value, _against_baselines(metrics, "axial", value)))
+        elif column.name == "seconds":
+            found.append(Figure(_duration(value), value))
+        elif column.name == "coverage90":
+            found.append(Figure(f"{100 * value:.1f} %", value))
+        else:
+            found.append(Figure(format(value, column.pattern), value))
+    return found

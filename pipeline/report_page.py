@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import InputError
+from pipeline.report_budget import Packed, step_of, steps
 from pipeline.report_series import ReportSeries
-from pipeline.report_volumes import block_affine, block_mean, next_factor, pack, quantisation_step
+from pipeline.report_volumes import block_affine
 
-CT_STEP_HU = 2.0
-CT_PRESETS = (("Lung", -600, 1500), ("Soft tissue", 40, 400), ("Bone", 400, 1800), ("Wide", 0, 2000))
+CT_PRESETS = (
+    ("Lung", -600, 1500), ("Soft", 40, 400), ("Bone", 400, 1800), ("Brain", 40, 80), ("Wide", 0, 2000),
+)  # fmt: skip
 BODY_FIELD_MM = 300.0
 TRUNK_LENGTH_MM = 600.0
-OVERHEAD_MB = 3.0
-# In percent.
-OVERLAY_STEPS = {"share": 1.0, "flag": 0.5}
+BODY_HU = -500.0
+# Of the brightest: ghosts and noise in the air around.
+FAINT_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,13 @@ class Window:
 
 
 def windows(series: ReportSeries) -> list[Window]:
-    """Presets: lung, soft tissue, bone and wide for CT; two fits to the image for MR."""
+    """Presets: lung, soft tissue, bone, brain and wide for CT; fits to the image, and one to faint signal, for MR."""
     if series.modality == "ct":
         return [Window(name, level - width / 2, level + width / 2) for name, level, width in CT_PRESETS]
     reference = (series.truth or series.get(series.shown)).array_zyx
     high, most = float(np.percentile(reference, 99.5)), float(reference.max())
-    return [Window("Auto", 0.0, nice(high)), Window("Full range", 0.0, nice(most))]
+    ends = {"Auto": nice(high), "Full range": nice(most), "Faint": nice(FAINT_SHARE * high)}
+    return [Window(name, 0.0, end) for name, end in ends.items()]
 
 
 def default_window(series: ReportSeries) -> Window:
@@ -81,10 +83,14 @@ def shows_3d(series: ReportSeries) -> bool:
 
 
 def opening_panels(series: ReportSeries) -> list[str]:
-    """What the columns show at first; "error:<key>" is that image minus the truth."""
+    """What the columns show at first: baseline, reconstruction, uncertainty, support, error, as far as they are there.
+
+    "error:<key>" is that image minus the truth.
+    """
     panels = [series.best_baseline.key] if series.best_baseline else []
     panels.append(series.shown)
     panels += [series.std.key] if series.std else []
+    panels += [image.key for image in series.by_role("share")[:1]]
     panels += [f"error:{series.shown}"] if series.truth else []
     return panels
 
@@ -95,47 +101,9 @@ def flag_range(series: ReportSeries) -> float:
     return nice(float(np.percentile(flags[0].array_zyx, 99.5))) if flags else 1.0
 
 
-def steps(series: ReportSeries) -> tuple[float, float]:
-    """Quantisation steps of the images and of std and interval, in physical units."""
-    images = [image.array_zyx for image in series.by_role("truth", "baseline", "reconstruction")]
-    spreads = [image.array_zyx for image in series.by_role("std")]
-    return quantisation_step(images, CT_STEP_HU if series.modality == "ct" else 0.0), quantisation_step(spreads, 0.0)
-
-
-def step_of(series: ReportSeries, role: str) -> float:
-    """Quantisation step of a volume by its role, in the volume's unit."""
-    if role in OVERLAY_STEPS:
-        return OVERLAY_STEPS[role]
-    image_step, spread_step = steps(series)
-    return spread_step if role in ("std", "lower", "upper") else image_step
-
-
-def pack_volumes(series: ReportSeries, max_mb: float) -> tuple[dict[str, str], tuple[int, int, int]]:
-    """Packed text by key, and the voxels (z y x) averaged into one to keep the page under max_mb megabytes.
-
-    The interval's ends travel as distances from the shown reconstruction. Raises InputError below one voxel.
-    """
-    roles = {image.role for image in series.images}
-    step = {role: step_of(series, role) for role in roles}
-    shown = series.get(series.shown).array_zyx
-    factor = (1, 1, 1)
-    while True:
-        packed = {}
-        for image in series.images:
-            ends = image.role in ("lower", "upper")
-            array = np.abs(image.array_zyx - shown) if ends else image.array_zyx
-            packed[image.key] = pack(block_mean(array, factor), step[image.role])
-        if sum(map(len, packed.values())) / 1e6 + OVERHEAD_MB <= max_mb:
-            return packed, factor
-        coarser = next_factor(factor, series.spacing_mm, series.shape_zyx)
-        if coarser == factor:
-            raise InputError(f"report.max_mb: {max_mb:g} MB is too little for any picture; set it to 10 or more.")
-        factor = coarser
-
-
-def viewer_data(series: ReportSeries, factor: tuple[int, int, int]) -> dict[str, Any]:
+def viewer_data(series: ReportSeries, packed: Packed) -> dict[str, Any]:
     """The viewer's JSON: grid, volumes without their voxels, windows and ranges."""
-    step = {role: step_of(series, role) for role in {image.role for image in series.images}}
+    factor = packed.factor
     z, y, x = (-(-size // voxels) for size, voxels in zip(series.shape_zyx, factor))
     psnr = {row["method"]: row["psnr_db"] for row in series.metrics if row["plane"] == "axial" and row["psnr_db"]}
     volumes = [
@@ -143,10 +111,11 @@ def viewer_data(series: ReportSeries, factor: tuple[int, int, int]) -> dict[str,
             "key": image.key,
             "label": image.label,
             "role": image.role,
-            "step": step[image.role],
+            "step": step_of(series, image.role),
             "note": f"{float(psnr[image.key]):.1f} dB" if image.key in psnr else "",
         }
         for image in series.images
+        if image.key in packed.texts
     ]
     return {
         "modality": series.modality,
@@ -157,6 +126,9 @@ def viewer_data(series: ReportSeries, factor: tuple[int, int, int]) -> dict[str,
         "volumes": volumes,
         "shown": series.shown,
         "interval": series.interval,
+        "interval_factor": packed.interval_factor,
+        "std_ranks": std_ranks(series),
+        "drawn": series.drawn,
         "windows": [vars(window) for window in windows(series)],
         "window": default_window(series).name,
         "surface_window": {"name": "3D", "low": 100.0, "high": 900.0},
@@ -171,6 +143,19 @@ def viewer_data(series: ReportSeries, factor: tuple[int, int, int]) -> dict[str,
     }
 
 
+def std_ranks(series: ReportSeries) -> list[float]:
+    """The std below which 5, 10, ..., 95 % of the body's voxels lie; empty without a std or a body.
+
+    Body: above BODY_HU for CT, above a tenth of the 99.5th percentile for MR.
+    """
+    if not series.std:
+        return []
+    array = series.get(series.shown).array_zyx
+    body = array > (BODY_HU if series.modality == "ct" else 0.1 * np.percentile(array, 99.5))
+    inside = series.std.array_zyx[body]
+    return [float(value) for value in np.percentile(inside, range(5, 100, 5))] if inside.size else []
+
+
 def script_json(value: Any) -> str:
     """JSON that can stand inside a script element: no '<', '>' or '&'."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
@@ -181,7 +166,7 @@ def facts(series: ReportSeries, factor: tuple[int, int, int]) -> list[str]:
     """Short facts for the page's head: modality, grid, voxel size, what was measured."""
     z, y, x = series.shape_zyx
     dz, dy, dx = series.spacing_mm
-    result = [series.modality.upper(), f"{x} × {y} × {z} voxels", f"{dx:.2f} × {dy:.2f} × {dz:.2f} mm"]
+    result = [series.modality.upper(), f"{x} × {y} × {z}", f"{dx:.2f} × {dy:.2f} × {dz:.2f} mm"]
     measured = dict(series.provenance.get("Measurement", []))
     for name, words in (("settings.views", "{} views"), ("settings.acceleration", "{}-fold undersampled")):
         if name in measured and measured.get("source") != "measured":
@@ -202,15 +187,18 @@ def metrics_caption(series: ReportSeries) -> str:
     return "Magnitudes over the truth's 99.5th percentile, data range 1. Green: best of its column and plane."
 
 
-def shrunk_sentence(series: ReportSeries, factor: tuple[int, int, int]) -> str:
-    """What the page must say where it shows coarser voxels; empty where it does not."""
-    if factor == (1, 1, 1):
-        return ""
-    z, y, x = factor
-    return (
-        f"To keep this page small, each voxel shown is the mean of {x} × {y} × {z} voxels. Figures of merit were taken "
-        "at full resolution, and the NIfTI files in results have it."
-    )
+def shrunk_sentence(series: ReportSeries, packed: Packed) -> str:
+    """What the page must say where it shows coarser voxels or fewer samples; empty where it does neither."""
+    text = ""
+    if packed.factor != (1, 1, 1):
+        z, y, x = packed.factor
+        text = (
+            f"To keep this page small, each voxel shown is the mean of {x} × {y} × {z} voxels. Figures of merit were "
+            "taken at full resolution, and the NIfTI files in results have it. "
+        )
+    if 0 < packed.samples < series.drawn:
+        text += f"The first {packed.samples} of {series.drawn} samples are on this page; the maps are made from all."
+    return text.strip()
 
 
 def rounding_sentence(series: ReportSeries) -> str:

@@ -1,11 +1,9 @@
 """What a report shows of one series, read from its folder under results/ and stripped of anything private."""
 
 import csv
-import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,32 +12,19 @@ from data.errors import InputError
 from data.nifti import read_volume
 from data.volume import Volume
 from pipeline.measurement import FILE_NAME, read_metadata
-
-METHOD_NAMES = {
-    "fbp": "FBP", "cgls": "CGLS", "sirt": "SIRT", "tv": "TV", "zero_filled": "Zero-filled", "cg_sense": "CG-SENSE",
-    "wavelet": "L1-wavelet", "pam": "PaM", "dds": "DDS", "diffusion_mbir": "DiffusionMBIR",
-    "dreamsampler": "DreamSampler", "truth": "Truth",
-}  # fmt: skip
-KIND_NAMES = {
-    "mean": "posterior mean", "point": "point estimate", "sample": "one sample", "std": "std",
-    "share": "detail from the prior", "flag": "detail in doubt", "epistemic": "std between priors",
-}  # fmt: skip
-PRIVATE_KEY = re.compile(
-    r"patient|birth|accession|institution|physician|referring|station|(study|series|acquisition|content)_?(date|time)"
-    r"|instance_?uid|description|source_?(file|path)|hostname|username|^files?$|^paths?$",
-    re.IGNORECASE,
-)
-LOCAL_PATH = re.compile(r"^(/|~|\.\./|file:|\\\\|[A-Za-z]:[\\/])")
-MAX_LIST = 8
+from pipeline.report_evidence import load_evidence
+from pipeline.report_names import METHOD_NAMES, method_name
+from pipeline.report_provenance import provenance
+from pipeline.report_samples import open_samples
 
 
 @dataclass(frozen=True)
 class Image:
     """One volume (z y x) in physical units.
 
-    role: truth | baseline | reconstruction | std | lower | upper | share (percent of the detail that the data did not
-    measure) | flag (percent by which the details are uncertain). `key` is unique in the series and, for roles with
-    figures of merit, the `method` of metrics.tsv.
+    role: truth | baseline | reconstruction | sample | std | lower | upper | share (percent of the detail that the data
+    did not measure) | flag (percent by which the details are uncertain). `key` is unique in the series and, for roles
+    with figures of merit, the `method` of metrics.tsv.
     """
 
     key: str
@@ -53,9 +38,8 @@ class ReportSeries:
     """Volumes of one series on one grid, its figures of merit and its provenance.
 
     `shown` is the key of the reconstruction that the page opens with; `interval` the probability of lower..upper.
-    `metrics` has the rows of metrics.tsv as text; `provenance` maps a heading to (name, value) pairs. Of the shown
-    solver: `curves` and `checks` as the evaluate and support stages wrote them, `conformal` as the uncertainty stage,
-    `alarm` as the alarm stage.
+    `metrics` has the rows of metrics.tsv as text; `provenance` maps a heading to (name, value) pairs. `curves`,
+    `checks`, `conformal` and `alarm` as in Evidence, of the shown solver, which drew `drawn` samples (0: not known).
     """
 
     cohort: str
@@ -73,6 +57,7 @@ class ReportSeries:
     checks: dict[str, Any] = field(default_factory=dict)
     conformal: dict[str, Any] = field(default_factory=dict)
     alarm: dict[str, Any] = field(default_factory=dict)
+    drawn: int = 0
 
     @property
     def unit(self) -> str:
@@ -114,25 +99,17 @@ class ReportSeries:
         )
 
 
-def method_name(method: str) -> str:
-    """ "pam_mean" as "PaM posterior mean"; a method that is not known as it stands."""
-    if method in METHOD_NAMES:
-        return METHOD_NAMES[method]
-    solver, _, kind = method.rpartition("_")
-    if kind in KIND_NAMES and solver:
-        return f"{METHOD_NAMES.get(solver, solver)} {KIND_NAMES[kind]}"
-    return method
-
-
 def load_series(
     folder: Path,
     labels: tuple[str, str, str],
     solvers: list[str] | None = None,
     baselines: list[str] | None = None,
+    samples: int = 6,
 ) -> ReportSeries:
     """Read results/<cohort>/<study>/<series>; labels are (cohort, study, series).
 
-    `solvers` and `baselines` choose and order what is shown; without them everything that is there, by name.
+    `solvers` and `baselines` choose and order what is shown; without them everything that is there, by name. At most
+    `samples` samples of the first solver are taken.
     Raises InputError where there is no reconstruction or the volumes do not share one grid.
     """
     header = read_metadata(folder / "measurement" / FILE_NAME)
@@ -146,7 +123,14 @@ def load_series(
     if not reconstructions:
         raise InputError(f"{folder}: no reconstruction to report; run the reconstruct stage first.")
     reference = next(volume for key, _, _, volume in found if key == reconstructions[0])
-    summary = _read_json(folder / "uncertainty" / solvers[0] / "uncertainty.json")
+    drawn = open_samples(
+        folder / "reconstruct" / solvers[0] / "samples.safetensors", reference.shape, reference.affine, samples
+    )
+    images += tuple(
+        Image(f"{solvers[0]}_sample{place}", f"Sample {place}", "sample", array)
+        for place, array in enumerate(drawn, start=1)
+    )
+    evidence = load_evidence(folder, solvers[0])
     return ReportSeries(
         *labels,
         modality=header["modality"],
@@ -154,13 +138,14 @@ def load_series(
         spacing_mm=reference.spacing_mm,
         images=images,
         shown=reconstructions[0],
-        interval=summary.get("interval"),
+        interval=evidence.interval,
         metrics=tuple(read_metrics(folder / "metrics.tsv")),
-        provenance=_provenance(folder, solvers, header),
-        curves=_read_json(folder / "uncertainty_curves.json").get(f"{solvers[0]}_mean", {}),
-        checks=_read_json(folder / "uncertainty" / solvers[0] / "checks.json"),
-        conformal=summary.get("conformal") or {},
-        alarm=_read_json(folder / "alarm" / solvers[0] / "alarm.json"),
+        provenance=provenance(folder, solvers, header),
+        curves=evidence.curves,
+        checks=evidence.checks,
+        conformal=evidence.conformal,
+        alarm=evidence.alarm,
+        drawn=evidence.samples,
     )
 
 
@@ -224,72 +209,6 @@ def _check_grid(folder: Path, found: list[tuple]) -> None:
         first = found[0][3]
         if volume.shape != first.shape or not np.allclose(volume.affine, first.affine, atol=1e-3):
             raise InputError(f"{folder}: {key} lies on another grid than {found[0][0]}; run its stage again.")
-
-
-def _provenance(folder: Path, solvers: list[str], header: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    sections: dict[str, Any] = {}
-    for solver in solvers:
-        run = _read_json(folder / "reconstruct" / solver / "run.json")
-        card = run.pop("prior", None)
-        sections[f"Reconstruction: {method_name(solver)}"] = run
-        sections[f"Prior: {method_name(solver)}"] = _prior_card(card)
-        sections[f"Uncertainty: {method_name(solver)}"] = _read_json(
-            folder / "uncertainty" / solver / "uncertainty.json"
-        )
-    sections["Measurement"] = {name: value for name, value in header.items() if name != "affine"}
-    for path in sorted((folder / "baseline").glob("*.json")):
-        sections[f"Baseline: {method_name(path.stem)}"] = _read_json(path)
-    flat = {title: list(flatten(section)) for title, section in sections.items()}
-    return {title: rows for title, rows in flat.items() if rows}
-
-
-def _prior_card(value: Any) -> dict[str, Any]:
-    """The card as recorded with the run, or read from prior.json where the run names the prior's folder."""
-    if isinstance(value, dict):
-        return value
-    if not isinstance(value, str):
-        return {}
-    return {"folder": value} | _read_json(Path(value) / "prior.json")
-
-
-def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted name, text) of nested JSON. Keys that could carry a person's data are left out, local paths withheld."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not PRIVATE_KEY.search(str(key)):
-                yield from flatten(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list) and (len(value) > MAX_LIST or any(isinstance(item, dict | list) for item in value)):
-        yield name, f"{len(value)} entries"
-    elif isinstance(value, list):
-        yield name, ", ".join(_text(item) for item in value)
-    elif value is not None:
-        yield name, _text(value)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    text = str(value)
-    return (
-        f"(local path) {PurePath(text).name}"
-        if _is_shipped_weight(text)
-        else ("(local path withheld)" if LOCAL_PATH.match(text) else text)
-    )
-
-
-def _is_shipped_weight(text: str) -> bool:
-    """Whether an absolute path ends in models/weights/<name>: that name says which prior, and nothing of the user."""
-    return bool(LOCAL_PATH.match(text)) and PurePath(text).parts[-3:-1] == ("models", "weights")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON; delete it and run its stage again.") from error
-    return value if isinstance(value, dict) else {}
 
 
 def _is_number(text: str) -> bool:

@@ -5,9 +5,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.report_evidence import Evidence
 from pipeline.report_series import ReportSeries
 
 GOOD, CARE, BAD, UNKNOWN = "good", "care", "bad", "unknown"
+SIGNS = {GOOD: "✓", CARE: "!", BAD: "✕", UNKNOWN: "?"}
+SHORT = {
+    "What the prior was trained for": "Prior", "Fit to the data": "Fit", "Prediction of unseen data": "Unseen data",
+    "Dependence on the prior": "Two priors", "Intervals against the truth": "Intervals",
+    "Regions against the truth": "Regions", "Calibrated interval": "Calibrated",
+}  # fmt: skip
 WORDS = {GOOD: "As it should be", CARE: "Look twice", BAD: "Do not rely on it", UNKNOWN: "Not known"}
 # (inside: as it should be, inside: look twice), outside both: not to be relied on.
 CHI2_LIMITS = ((0.6, 1.4), (0.4, 2.0))
@@ -34,6 +41,16 @@ class Verdict:
     def word(self) -> str:
         return WORDS[self.light]
 
+    @property
+    def sign(self) -> str:
+        """A character that tells the light without its colour."""
+        return SIGNS[self.light]
+
+    @property
+    def short(self) -> str:
+        """One or two words for a row of lights."""
+        return SHORT.get(self.title, self.title)
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -59,7 +76,7 @@ def light(value: float, limits: tuple[tuple[float, float], tuple[float, float]])
     return BAD
 
 
-def verdicts(series: ReportSeries) -> list[Verdict]:
+def verdicts(series: ReportSeries | Evidence) -> list[Verdict]:
     """Checks without truth first, then those with truth, then what a calibration cohort promises."""
     found = [_alarm(series.alarm), _residual(series.checks), _heldout(series.checks), _priors(series.checks)]
     found += [_coverage(series.curves), _blocks(series.curves)]

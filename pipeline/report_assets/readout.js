@@ -1,41 +1,123 @@
-// The values under the crosshair.
+// The values under the crosshair: as numbers, as a picture of the interval, and in words.
 
-let reading = 0;
+const PLOT_WIDTH = 340;
+const SVG = "http://www.w3.org/2000/svg";
+// Share of the detail that is the prior's, in percent.
+const PRIOR_RULES = 67;
+const DATA_RULE = 33;
 
-// Values of every image under the crosshair, and whether the truth lies in the interval.
-async function readout(view) {
-  const turn = ++reading;
-  const [i, j, k] = view.voxel();
+const side = (v, [plus, minus]) => `${v >= 0 ? plus : minus} ${Math.abs(v).toFixed(1)}`;
+const shortName = ({ label }) => label.replace(" posterior mean", " mean").replace(" point estimate", " point");
+
+// Values of all volumes that are unpacked, by role, at the crosshair.
+function valuesAt(app) {
+  const { store, data, state } = app;
+  const [i, j, k] = state.cross;
   const at = i + data.shape_xyz[0] * (j + data.shape_xyz[1] * k);
-  const value = async (key) => (await store.get(key))[at] * store.step(key);
-  const mm = data.affine.slice(0, 3).map((row) => row[0] * i + row[1] * j + row[2] * k + row[3]);
-  const side = (v, [plus, minus]) => `${v >= 0 ? plus : minus} ${Math.abs(v).toFixed(1)}`;
-  const items = [["Position, mm", `${side(mm[0], "RL")}  ${side(mm[1], "AP")}  ${side(mm[2], "SI")}`], ["Voxel", `${i}, ${j}, ${k}`]];
-  const name = ({ label }) => label.replace(" posterior mean", " mean").replace(" point estimate", " point");
-  for (const volume of [...byRole("truth"), ...byRole("baseline"), ...byRole("reconstruction")]) {
-    items.push([name(volume), `${show(await value(volume.key))} ${data.unit}`]);
-  }
-  if (state.std) items.push(["Uncertainty (std)", `± ${show(await value(state.std))} ${data.unit}`]);
-  for (const role of ["share", "flag"]) {
-    for (const { key } of byRole(role)) {
-      items.push([MAP_NAMES[role], `${Math.round(await value(key))} ${unitOf(role)}`]);
-    }
-  }
-  const [lower, upper] = [byRole("lower")[0], byRole("upper")[0]];
-  if (lower && upper) items.push(await interval(value, lower.key, upper.key));
-  if (turn !== reading) return;
-  $("#readout").replaceChildren(...items.map(([term, text, style]) => element(
-    "div", {}, element("dt", { textContent: term }), element("dd", { textContent: text, className: style ?? "" }),
-  )));
+  const read = (roles) => store.byRole(...roles).map((source) => ({ source, value: store.value(source, at) }));
+  const found = {
+    voxel: [i, j, k], mm: worldOf(data.affine, [i, j, k]), truth: read(["truth"])[0]?.value ?? null,
+    baselines: read(["baseline"]), reconstructions: read(["reconstruction"]), samples: read(["sample"]),
+    std: store.value(app.std, at), share: store.value(store.byRole("share")[0], at), flag: store.value(store.byRole("flag")[0], at),
+    shown: store.value(app.shown, at),
+  };
+  return { ...found, interval: intervalOf(app, found, at) };
 }
 
-async function interval(value, lower, upper) {
-  const centre = await value(data.shown);
-  const [low, high] = [centre - (await value(lower)), centre + (await value(upper))];
-  const term = `${Math.round(100 * (data.interval ?? 0.9))} % interval`;
-  const text = `${show(low)} to ${show(high)} ${data.unit}`;
-  if (!store.info.has("truth")) return [term, text];
-  const truth = await value("truth");
-  const inside = truth >= low && truth <= high;
-  return [term, `${text}, truth ${inside ? "inside ✓" : "outside ✗"}`, inside ? "inside" : "outside"];
+// [low, high] of the shown reconstruction, or null.
+function intervalOf(app, { shown, std }, at) {
+  if (shown === null) return null;
+  const { store, data } = app;
+  const [lower, upper] = ["lower", "upper"].map((role) => store.value(store.byRole(role)[0], at));
+  const half = data.interval_factor !== null && std !== null ? data.interval_factor * std : null;
+  const ends = lower !== null && upper !== null ? [shown - lower, shown + upper] : half === null ? null : [shown - half, shown + half];
+  if (!ends) return null;
+  return data.modality === "mr" ? [Math.max(0, ends[0]), ends[1]] : ends;
+}
+
+// Who decides at the crosshair, and how sure the samples are.
+function sentences(app, { share, std, interval, truth }) {
+  const parts = [];
+  if (share !== null) {
+    const percent = `${Math.round(share)} % of the detail is the prior's`;
+    if (share >= PRIOR_RULES) parts.push(["prior", "The prior decides here", percent]);
+    else if (share > DATA_RULE) parts.push(["both", "Data and prior both decide here", percent]);
+    else parts.push(["data", "The data decide here", percent]);
+  }
+  if (std !== null && app.data.std_ranks.length) {
+    const rank = 5 * app.data.std_ranks.filter((edge) => edge < std).length;
+    const words = rank >= 90 ? "The samples differ much" : rank >= 50 ? "The samples differ" : "The samples agree";
+    parts.push([rank >= 90 ? "prior" : "plain", words, `± ${app.show(std)} ${app.data.unit}, wider than in ${rank} % of the ${app.data.modality === "ct" ? "body" : "image"}`]);
+  }
+  if (truth !== null && interval) {
+    const inside = truth >= interval[0] && truth <= interval[1];
+    parts.push([inside ? "data" : "prior", inside ? "The truth lies in the interval ✓" : "The truth lies outside the interval ✗", ""]);
+  }
+  return parts;
+}
+
+function figures(app, found) {
+  const { data } = app;
+  const number = (value, sign = "") => (value === null ? "…" : `${sign}${app.show(value)} ${data.unit}`);
+  const items = found.truth === null && !app.store.byRole("truth").length ? [] : [["Truth", number(found.truth)]];
+  for (const { source, value } of [...found.baselines, ...found.reconstructions]) {
+    items.push([shortName(source), number(value), source === app.shown ? "chosen" : ""]);
+  }
+  if (app.std) items.push(["Uncertainty", number(found.std, "± ")]);
+  if (app.store.byRole("share").length) items.push(["From the prior", found.share === null ? "…" : `${Math.round(found.share)} %`]);
+  if (app.store.byRole("flag").length) items.push(["In doubt", found.flag === null ? "…" : `${Math.round(found.flag)} %`]);
+  return items;
+}
+
+function svg(name, attributes, ...children) {
+  const node = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  node.append(...children);
+  return node;
+}
+
+const titled = (words) => svg("title", {}, words);
+
+// The interval as a bar, samples as dots, baselines as strokes, the truth as a diamond, on one axis.
+function plotInterval(app, { interval, shown, truth, baselines, samples }) {
+  const known = (rows) => rows.filter(({ value }) => value !== null);
+  const values = [...interval, ...[...known(baselines), ...known(samples)].map(({ value }) => value), ...(truth === null ? [] : [truth])];
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const pad = 0.04 * (high - low) || 1;
+  const x = (value) => 8 + ((value - low + pad) / (high - low + 2 * pad)) * (PLOT_WIDTH - 16);
+  const unit = app.data.unit;
+  const root = svg("svg", { viewBox: `0 0 ${PLOT_WIDTH} 34`, role: "img", "aria-label": "Interval, samples, baselines and truth on one axis" });
+  root.append(svg("path", { class: "axis", d: `M4 17H${PLOT_WIDTH - 4}` }));
+  root.append(svg("rect", { class: "interval", x: x(interval[0]), y: 9, width: Math.max(1, x(interval[1]) - x(interval[0])), height: 16, rx: 3 }));
+  for (const { source, value } of known(baselines)) {
+    root.append(svg("path", { class: "baseline", d: `M${x(value)} 5V29` }, titled(`${source.label}: ${app.show(value)} ${unit}`)));
+  }
+  root.append(svg("path", { class: "mean", d: `M${x(shown)} 6V28` }, titled(`${app.shown.label}: ${app.show(shown)} ${unit}`)));
+  for (const { source, value } of known(samples)) {
+    root.append(svg("circle", { class: "sample", cx: x(value), cy: 17, r: 3.5 }, titled(`${source.label}: ${app.show(value)} ${unit}`)));
+  }
+  if (truth !== null) {
+    root.append(svg("path", { class: "truth", d: `M${x(truth)} 10l6 7l-6 7l-6 -7z` }, titled(`Truth: ${app.show(truth)} ${unit}`)));
+  }
+  return root;
+}
+
+function readout(app) {
+  const found = valuesAt(app);
+  const [x, y, z] = found.mm;
+  $("#where").textContent = `${side(x, "RL")}   ${side(y, "AP")}   ${side(z, "SI")} mm`;
+  $("#voxel").textContent = `voxel ${found.voxel.join(", ")}`;
+  $("#words").replaceChildren(...sentences(app, found).map(([kind, strong, rest]) => element(
+    "li", { className: kind }, element("b", { textContent: strong }), rest ? ` · ${rest}` : "",
+  )));
+  $("#values").replaceChildren(...figures(app, found).map(([term, text, style]) => element(
+    "div", { className: style ?? "" }, element("dt", { textContent: term }), element("dd", { textContent: text }),
+  )));
+  const box = $("#interval");
+  box.hidden = !found.interval;
+  if (!found.interval) return;
+  const [low, high] = found.interval;
+  $("#interval-name").textContent = `${Math.round(100 * (app.data.interval ?? 0.9))} % interval`;
+  $("#interval-text").textContent = `${app.show(low)} to ${app.show(high)} ${app.data.unit}`;
+  $("#interval-plot").replaceChildren(plotInterval(app, found));
 }

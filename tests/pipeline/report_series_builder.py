@@ -13,6 +13,7 @@ from pipeline.report import main
 SHAPE_ZYX = (12, 36, 40)
 AFFINE = np.array([[-10.0, 0, 0, 200], [0, -10.0, 0, 180], [0, 0, 5.0, -30], [0, 0, 0, 1]])
 STD, HALF = 20.0, 50.0
+SAMPLES = 4
 SUPPORT = 0.27
 LABELS = ("c", "s", "n")
 CHECKS = {
@@ -22,7 +23,7 @@ CHECKS = {
 }
 COVERAGE = {"0.5": 0.52, "0.8": 0.79, "0.9": 0.91, "0.95": 0.94}
 CURVES = {
-    "samples": 4,
+    "samples": SAMPLES,
     "coverage": COVERAGE,
     "calibration": {"uce": 3.1, "predicted": [2.0, 10.0, 60.0], "actual": [3.0, 12.0, 55.0], "counts": [9, 9, 9]},
     "blocks": {
@@ -43,7 +44,10 @@ def phantom(offset: float, scale: float = 1.0) -> np.ndarray:
 def make_series(
     folder: Path, modality: str = "ct", truth: bool = True, affine: np.ndarray = AFFINE, checks: dict = CHECKS, **extra
 ) -> dict:
-    """Write the folder; returns its volumes (z y x) by the page's keys. extra: added to run.json."""
+    """Write the folder; returns its volumes (z y x) by the page's keys, and "samples" (K z y x), evenly spaced by STD.
+
+    extra: added to run.json.
+    """
     lift = 1000.0 if modality == "mr" else 0.0
     arrays = {
         "fbp": phantom(30) + lift,
@@ -65,10 +69,14 @@ def make_series(
     write_volume(summary / "flag.nii.gz", arrays["pam_flag"], affine)
     (summary / "checks.json").write_text(json.dumps(checks))
     (folder / "uncertainty_curves.json").write_text(json.dumps({"pam_mean": CURVES}))
-    (summary / "uncertainty.json").write_text(json.dumps({"interval": 0.9, "samples": 4}))
+    (summary / "uncertainty.json").write_text(json.dumps({"interval": 0.9, "samples": SAMPLES}))
     run = folder / "reconstruct/pam"
     run.mkdir(parents=True)
     (run / "run.json").write_text(json.dumps({"solver": "pam", "seed": 7, "prior": {"name": "chest"}} | extra))
+    places = STD * (np.arange(SAMPLES, dtype=np.float32) - (SAMPLES - 1) / 2)
+    arrays["samples"] = arrays["pam_mean"] + places[:, None, None, None]
+    header = {"modality": modality, "affine": affine.tolist(), "units": "HU" if modality == "ct" else "arbitrary"}
+    write_tensors(run / "samples.safetensors", {"samples": arrays["samples"]}, header)
     if truth:
         write_volume(folder / "measurement/truth.nii.gz", arrays["truth"], affine)
     header = {"modality": modality, "affine": affine.tolist(), "source": "simulate", "settings": {"views": 30}}

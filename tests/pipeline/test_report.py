@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,10 +17,23 @@ from hypothesis.extra import numpy as arrays_of
 from PIL import Image
 
 from data.nifti import write_volume
-from pipeline import figures, report_metrics, report_page, report_uncertainty, report_volumes
+from pipeline import figures, report_budget, report_metrics, report_page, report_uncertainty, report_volumes
 from pipeline.report import ASSETS, main
-from pipeline.report_series import flatten, load_series
-from tests.pipeline.report_series_builder import AFFINE, LABELS, SHAPE_ZYX, SUPPORT, make_results, make_series, run_page
+from pipeline.report_provenance import flatten
+from pipeline.report_samples import open_samples
+from pipeline.report_series import load_series
+from tests.pipeline.report_series_builder import (
+    AFFINE,
+    HALF,
+    LABELS,
+    SAMPLES,
+    SHAPE_ZYX,
+    STD,
+    SUPPORT,
+    make_results,
+    make_series,
+    run_page,
+)
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&"
 
@@ -99,7 +113,7 @@ def test_page_needs_nothing_from_outside(results):
 
 def test_banner_and_metrics_are_on_the_page(results):
     text = Elements((results / "reports/c_s_n.html").read_text(encoding="utf-8")).text
-    for words in ("RESEARCH ONLY", "not a medical device", "How to read this page", "+3.5 dB against TV", "91.0 %"):
+    for words in ("RESEARCH ONLY", "Not a medical device", "How to read this page", "+3.5 dB against TV", "91.0 %"):
         assert words in text
 
 
@@ -115,10 +129,14 @@ def test_what_can_be_believed_is_said_in_words_and_drawn(results):
         "cubes of 4 voxels a side lie in their 90 % interval 71 % of the time, less than stated",
     ):
         assert words in text, words
-    lights = [
-        a["class"] for tag, a in Elements(html).tags if tag == "li" and a.get("class") in report_uncertainty.WORDS
+    states = ["good", "bad", "care", "good", "bad"]
+    rows = [a for tag, a in Elements(html).tags if tag == "li" and a.get("class") in report_uncertainty.WORDS]
+    # Once as a row of lights in the page's head, each linked to its sentence.
+    assert [row["class"] for row in rows] == states * 2
+    assert [row["id"] for row in rows[5:]] == [f"check-{place}" for place in range(1, 6)]
+    assert [a["href"] for tag, a in Elements(html).tags if a.get("href", "").startswith("#check-")] == [
+        f"#check-{place}" for place in range(1, 6)
     ]
-    assert lights == ["good", "bad", "care", "good", "bad"]
     assert [tag for tag, _ in Elements(html).tags].count("svg") >= 3
 
 
@@ -169,11 +187,11 @@ def test_maps_are_bright_where_doubt_is_due_and_keep_their_values(tmp_path):
     volumes = make_series(tmp_path / "n")
     series = load_series(tmp_path / "n", LABELS)
     np.testing.assert_allclose(series.get("pam_share").array_zyx, 100 * (1 - SUPPORT), rtol=1e-5)
-    packed, factor = report_page.pack_volumes(series, 40)
-    step = report_page.step_of(series, "flag")
-    shown = report_volumes.unpack(packed["pam_flag"], SHAPE_ZYX, step)
+    packed = report_budget.pack_volumes(series, 40)
+    step = report_budget.step_of(series, "flag")
+    shown = report_volumes.unpack(packed.texts["pam_flag"], SHAPE_ZYX, step)
     assert np.abs(shown - 100 * volumes["pam_flag"]).max() <= 0.51 * step
-    assert report_page.viewer_data(series, factor)["ranges"]["flag"] == 80
+    assert report_page.viewer_data(series, packed)["ranges"]["flag"] == 80
 
 
 def test_a_page_without_the_support_stage_is_a_page(tmp_path):
@@ -196,7 +214,7 @@ def test_hostile_names_stay_text(tmp_path):
     assert not [tag for tag, attributes in elements.tags if any(name.startswith("on") for name in attributes)]
     assert [attributes["src"][:10] for tag, attributes in elements.tags if tag == "img"] == ["data:image"]
     assert all(label in elements.text for label in labels)
-    kinds = ("mean", "std", "lower", "upper", "share", "flag")
+    kinds = ("mean", "std", "share", "flag", *(f"sample{place}" for place in range(1, SAMPLES + 1)))
     volumes = [attributes["data-volume"] for tag, attributes in elements.tags if "data-volume" in attributes]
     assert sorted(volumes) == sorted(["fbp", "tv", nasty, "truth", *(f"pam_{kind}" for kind in kinds)])
 
@@ -215,18 +233,70 @@ def test_flatten_names_nested_values_and_counts_long_lists():
     assert rows == {"a.b": "1.5", "a.c": "1, 2", "long": "30 entries", "rows": "1 entries"}
 
 
-def test_a_page_over_its_limit_shows_coarser_voxels_and_says_so(tmp_path):
+def test_a_page_over_its_limit_shows_fewer_samples_then_coarser_voxels_and_says_so(tmp_path):
     volumes = make_series(tmp_path / "n")
     series = load_series(tmp_path / "n", LABELS)
-    full, factor = report_page.pack_volumes(series, 40)
-    assert factor == (1, 1, 1)
-    size = sum(map(len, full.values())) / 1e6
-    packed, factor = report_page.pack_volumes(series, report_page.OVERHEAD_MB + 0.6 * size)
-    assert factor != (1, 1, 1)
-    data = report_page.viewer_data(series, factor)
-    shown = report_volumes.unpack(packed["tv"], tuple(data["shape_xyz"][::-1]), report_page.CT_STEP_HU)
-    assert np.abs(shown - report_volumes.block_mean(volumes["tv"], factor)).max() <= 1.001
-    assert "mean of 1 × 1 × 2 voxels" in report_page.shrunk_sentence(series, factor)
+    full = report_budget.pack_volumes(series, 40)
+    assert (full.factor, full.samples) == ((1, 1, 1), SAMPLES)
+    assert report_page.shrunk_sentence(series, full) == ""
+    size = sum(map(len, full.texts.values())) / 1e6
+    last = len(full.texts[f"pam_sample{SAMPLES}"]) / 1e6
+    fewer = report_budget.pack_volumes(series, report_budget.OVERHEAD_MB + size - 0.5 * last)
+    assert (fewer.factor, fewer.samples) == ((1, 1, 1), report_budget.FEWEST_SAMPLES)
+    assert report_page.shrunk_sentence(series, fewer).startswith("The first 3 of 4 samples")
+    packed = report_budget.pack_volumes(series, report_budget.OVERHEAD_MB + 0.7 * size)
+    assert packed.factor != (1, 1, 1)
+    data = report_page.viewer_data(series, packed)
+    step = report_budget.CT_STEP_HU
+    shown = report_volumes.unpack(packed.texts["tv"], tuple(data["shape_xyz"][::-1]), step)
+    assert np.abs(shown - report_volumes.block_mean(volumes["tv"], packed.factor)).max() <= 1.001
+    assert "mean of 1 × 1 × 2 voxels" in report_page.shrunk_sentence(series, packed)
+
+
+def test_size_is_estimated_from_a_few_slabs(tmp_path):
+    make_series(tmp_path / "n")
+    series = load_series(tmp_path / "n", LABELS)
+    step = {role: report_budget.step_of(series, role) for role in {image.role for image in series.images}}
+    truth = series.truth
+    whole = len(report_volumes.pack(truth.array_zyx, step["truth"]))
+    assert report_budget._estimate(series, truth, (1, 1, 1), step) == pytest.approx(whole, rel=0.25)
+
+
+def test_interval_travels_as_a_factor_of_std_only_where_it_is_one(tmp_path):
+    make_series(tmp_path / "ct")
+    series = load_series(tmp_path / "ct", LABELS)
+    assert report_budget.interval_factor(series, 0.1) == pytest.approx(HALF / STD)
+    assert report_page.viewer_data(series, report_budget.pack_volumes(series, 40))["interval_factor"] is not None
+    upper = series.get("pam_upper")
+    moved = replace(upper, array_zyx=upper.array_zyx + 9)
+    skewed = replace(series, images=tuple(moved if image is upper else image for image in series.images))
+    assert report_budget.interval_factor(skewed, 0.1) is None
+    texts = report_budget.pack_volumes(skewed, 40).texts
+    assert {"pam_lower", "pam_upper"} <= set(texts)
+    step = report_budget.step_of(skewed, "upper")
+    assert np.abs(report_volumes.unpack(texts["pam_upper"], SHAPE_ZYX, step) - HALF - 9).max() <= step
+
+
+def test_samples_on_another_grid_or_of_another_kind_are_left_out(tmp_path):
+    volumes = make_series(tmp_path / "n")
+    path = tmp_path / "n/reconstruct/pam/samples.safetensors"
+    found = open_samples(path, SHAPE_ZYX, AFFINE, 2)
+    assert len(found) == 2
+    np.testing.assert_array_equal(found[1], volumes["samples"][1])
+    assert open_samples(path, SHAPE_ZYX, AFFINE + np.eye(4), 2) == []
+    assert open_samples(path, (1, 2, 3), AFFINE, 2) == []
+    assert open_samples(path, SHAPE_ZYX, AFFINE, 0) == []
+    assert open_samples(tmp_path / "none", SHAPE_ZYX, AFFINE, 2) == []
+
+
+def test_rank_of_std_is_among_the_body(tmp_path):
+    make_series(tmp_path / "n")
+    series = load_series(tmp_path / "n", LABELS)
+    spread = replace(series.std, array_zyx=series.get("pam_mean").array_zyx + 1000)
+    changed = replace(series, images=tuple(spread if image is series.std else image for image in series.images))
+    body = spread.array_zyx[series.get("pam_mean").array_zyx > report_page.BODY_HU]
+    assert report_page.std_ranks(changed)[9] == pytest.approx(np.median(body))
+    assert len(report_page.std_ranks(changed)) == 19
 
 
 def test_too_small_a_limit_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
@@ -238,7 +308,12 @@ def test_too_small_a_limit_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"max_mbs": 4}, "unknown setting 'max_mbs'"), ({"max_mb": -1}, "max_mb"), ({"solvers": "pam"}, "solvers")],
+    [
+        ({"max_mbs": 4}, "unknown setting 'max_mbs'"),
+        ({"max_mb": -1}, "max_mb"),
+        ({"samples": 1.5}, "samples"),
+        ({"solvers": "pam"}, "solvers"),
+    ],
 )
 def test_wrong_settings_are_one_sentence(tmp_path, capsys, options, words):
     assert run_page(tmp_path, tmp_path / "page.html", **options) == 1
@@ -273,7 +348,7 @@ def test_3d_only_where_no_face_can_be(tmp_path):
 def test_without_truth_there_is_no_error_view(tmp_path):
     make_series(tmp_path / "n", modality="mr", truth=False)
     series = load_series(tmp_path / "n", LABELS)
-    assert report_page.opening_panels(series) == ["tv", "pam_mean", "pam_std"]
+    assert report_page.opening_panels(series) == ["tv", "pam_mean", "pam_std", "pam_share"]
     html_path = tmp_path / "page.html"
     assert run_page(tmp_path / "n", html_path) == 0
     text = Elements(html_path.read_text(encoding="utf-8")).text
@@ -334,7 +409,8 @@ def test_index_lists_what_is_there_and_says_what_failed(tmp_path):
     elements = Elements((results / "index.html").read_text(encoding="utf-8"))
     links = {attributes["href"] for tag, attributes in elements.tags if tag == "a"}
     assert "reports/c_s_n.html" in links
-    assert all((results / link).exists() for link in links)
+    assert all((results / link.partition("#")[0]).exists() for link in links)
+    assert "reports/c_s_n.html#check-2" in links
     for words in (
         "RESEARCH ONLY", "1 series in 1 cohort, 4 not reconstructed", "31.5 dB", "+3.5 dB against TV", "12 slices",
         f"left out: a slice is missing {HOSTILE}", "the measure stage has left no result", "no image series was found",
@@ -342,7 +418,7 @@ def test_index_lists_what_is_there_and_says_what_failed(tmp_path):
     ):  # fmt: skip
         assert words in elements.text
     assert "Doe_Jane" not in elements.text
-    assert all(a["src"].startswith("data:image/png;base64,") for tag, a in elements.tags if tag == "img")
+    assert all(a["src"].startswith("data:image/jpeg;base64,") for tag, a in elements.tags if tag == "img")
 
 
 def write_manifest(folder: Path, rows: list[dict]) -> None:
