@@ -39,8 +39,9 @@ def read_pixels(frames: tuple[Frame, ...], max_voxels: int = MAX_VOXELS) -> np.n
     "truncated", "undecodable", "compression".
     """
     rows, columns = frames[0].rows, frames[0].columns
-    if rows * columns * max(len(frames), frames[0].frames_in_file) > max_voxels:
-        raise InputError(REASONS["too-large"].text, "too-large")
+    voxels = rows * columns * max(len(frames), frames[0].frames_in_file)
+    if voxels > max_voxels:
+        raise InputError(f"{REASONS['too-large'].text} ({voxels * 4 / 1e9:.3g} GB)", "too-large")
     volume = np.empty((len(frames), rows, columns), np.float32)
     by_file: dict[Path, list[int]] = {}
     for z, frame in enumerate(frames):

@@ -81,7 +81,7 @@ def _pieces(part: list[Frame], policies: Policies) -> list[Group]:
     """The groups that one list of alike planes makes; named later."""
     distinct = _without_copies(part)
     copies = len(part) - len(distinct)
-    shared = (f"{copies} copies of other slices left out",) if copies else ()
+    shared = (f"copies of other slices left out: {copies}",) if copies else ()
     pieces = []
     for frames, attributes in _split(distinct, policies):
         notes = (*shared, f"told apart by {' and '.join(attributes)}") if attributes else shared

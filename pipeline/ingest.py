@@ -95,7 +95,7 @@ def _sentence(error: InputError, finding: Finding, series: str, study: Path) -> 
         return str(error)
     count, first = len(finding.files), finding.files[0]
     files = f"{first}" if count == 1 else f"{count} files, the first {first}"
-    return f"{study}: series {series} ({files}) cannot be used because of {error}; {reason.advice}."
+    return f"{study}: series {series} ({files}) cannot be used: {error}; {reason.advice}."
 
 
 def _hash(files: tuple[Path, ...]) -> str:
@@ -107,13 +107,13 @@ def _refuse_study(study: Path, rows: list, errors: list[InputError], settings: I
     damaged = [error for error in errors if REASONS[error.reason].damage]
     if damaged:
         more = f" (and {len(damaged) - 1} more such)" if len(damaged) > 1 else ""
-        raise InputError(f"{damaged[0]}{more}", damaged[0].reason)
+        raise InputError(f"{str(damaged[0]).removesuffix('.')}{more}.", damaged[0].reason)
     if any(row["accepted"] for row in rows):
         return
     kind = settings.modality.upper()
     if not rows:
         raise InputError(f"{study}: no series found; give a folder with {kind} images as DICOM or NIfTI, or k-space.")
-    found = ", ".join(sorted({row["detail"] for row in rows}))
+    found = ", ".join(sorted({REASONS[row["reason"]].text for row in rows}))
     raise InputError(f"{study}: no {kind} series can be used, only {found}; give a folder with {kind} images.")
 
 

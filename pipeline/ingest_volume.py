@@ -112,8 +112,8 @@ def _told(stack: Stack) -> list[str]:
     """What was done to the stack, and what looks odd about it, in words."""
     told = []
     if stack.interpolated:
-        counted = ", ".join(str(z + 1) for z in stack.interpolated)
-        told.append(f"slices {counted} of {len(stack.blend)} were missing and are interpolated, not measured")
+        counted = ", ".join(map(str, stack.interpolated))
+        told.append(f"not measured but interpolated: slices {counted} of 0 to {len(stack.blend) - 1} of the stack")
     if stack.offsets_mm is not None:
         told.append("the stack was tilted and is resampled onto a straight grid")
     places = len({frame.frame_of_reference for frame in stack.frames})

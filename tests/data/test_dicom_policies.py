@@ -265,7 +265,7 @@ def test_copies_are_told(tmp_path):
     (tmp_path / "copy").write_bytes(paths[2].read_bytes())
     build.edit(tmp_path / "copy", {"SOPInstanceUID": generate_uid()})
     (finding,) = findings(tmp_path)
-    assert finding.notes == ("1 copies of other slices left out",)
+    assert finding.notes == ("copies of other slices left out: 1",)
     assert len(finding.frames) == 7
 
 
