@@ -28,6 +28,8 @@ SCHEMA = Path(__file__).parent.parent / "configs" / "geometry.schema.json"
 NAME = "geometry.json"
 MAX_JSON_BYTES = 2**26
 MAX_VIEWS = 100_000
+# Each value is checked against the schema, which takes some 50 us.
+MAX_VALUES = 200_000
 AXES = {"views": "views", "bins": "bins", "columns": "bins", "z": "z", "rows": "z", "slices": "z"}
 VECTOR_LENGTH = {"parallel_vec": 6, "fanflat_vec": 6, "cone_vec": 12}
 SOURCES = ("projections", "flat", "flat_after", "dark")
@@ -73,7 +75,14 @@ def read_geometry_notes(path: Path) -> GeometryNotes:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ValueError("too long")
-        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        text = path.read_text(encoding="utf-8")
+        if text.count(",") > MAX_VALUES:
+            raise InputError(
+                f"{path} lists more than {MAX_VALUES} values: give angles_deg or vectors as the name of a file.", "json"
+            )
+        values = json.loads(text, parse_constant=_no_constant)
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"{path} is not there: write one beside the projections.", "no-json") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -104,6 +113,8 @@ def source_of(notes: GeometryNotes, key: str) -> Source | None:
 def inside(notes: GeometryNotes, name: str) -> Path:
     """The path of a file named in geometry.json; it must lie in the folder of geometry.json, or below."""
     home = notes.beside.parent
+    if "\0" in name:
+        raise notes.wrong("a file's name holds a NUL; correct the name.")
     path = home / name
     if Path(name).is_absolute() or not path.resolve().is_relative_to(home.resolve()):
         raise notes.wrong(f"the file {name!r} lies outside its folder; put it beside geometry.json.")

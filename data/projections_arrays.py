@@ -3,7 +3,9 @@
 No pickles, no object arrays, no links to other files. Errors carry a reason: truncated, not-scalar, too-large, json.
 """
 
+import logging
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,9 @@ from data.projections_mat import read_mat
 
 MAX_SAMPLES = 2**31
 TIFF = (".tif", ".tiff")
+DEFLATED = (8, 32946)
+# tifffile would print what it finds odd about a file; the reader says it, or refuses the file.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 SUFFIXES = (".npy", ".h5", ".hdf5", ".mat", *TIFF)
 
 
@@ -106,12 +111,29 @@ def _tiff(path: Path, _dataset: str | None) -> np.ndarray:
         check_array(path, first.shape, first.dtype)
         if len(handle.series) > 1 or len(first.shape) not in (2, 3) or first.keyframe.samplesperpixel != 1:
             raise InputError(f"{path} is no stack of grey images of one size: save it as one.", "not-scalar")
+        _refuse_bomb(path, handle, first)
         try:
             return first.asarray()
         except ValueError:
-            if first.keyframe.compression in (1, 8, 32946):
+            if first.keyframe.compression in (1, *DEFLATED):
                 raise
     return _pillow(path)
+
+
+def _refuse_bomb(path: Path, handle: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
+    """InputError where a strip holds or inflates to more than the whole page: tifffile inflates without a limit."""
+    for page in series.pages:
+        most = page.nbytes + 2**16
+        for offset, size in zip(page.dataoffsets, page.databytecounts):
+            handle.filehandle.seek(offset)
+            packed, grown = handle.filehandle.read(min(size, most + 1)), 0
+            if size <= most and page.compression in DEFLATED:
+                unpacker = zlib.decompressobj()
+                while packed and grown <= most:
+                    grown += len(unpacker.decompress(packed, 2**20))
+                    packed = unpacker.unconsumed_tail
+            if max(size, grown) > most:
+                raise InputError(f"{path} unpacks to far more than its size: save it again.", "too-large")
 
 
 def _pillow(path: Path) -> np.ndarray:

@@ -14,6 +14,7 @@ import h5py
 import nibabel
 import numpy as np
 import pydicom
+import scipy.io
 import tifffile
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -26,6 +27,7 @@ from tests.robustness.stages import TINY, write_study
 ATTACKS: dict[str, tuple[Callable[[Path], None], str, str]] = {}
 TRAPPED = "trapped"
 MB = 2**20
+VIEWS = np.random.default_rng(0).uniform(size=(8, 16)).astype(np.float32)
 
 
 def attack(name: str, expected: str = "", modality: str = "ct") -> Callable:
@@ -259,7 +261,7 @@ def nrrd(study: Path, *lines: str, data: bytes = b"") -> None:
     (study / "volume.nrrd").write_bytes("\n".join(["NRRD0004", *lines, "", ""]).encode() + data)
 
 
-_NRRD = ("type: float", "dimension: 3", "sizes: 8 8 8", "endian: little", "space: left-posterior-superior",
+NRRD = ("type: float", "dimension: 3", "sizes: 8 8 8", "endian: little", "space: left-posterior-superior",
          "space directions: (1,0,0) (0,1,0) (0,0,1)", "space origin: (0,0,0)")  # fmt: skip
 
 
@@ -275,23 +277,23 @@ def nrrd_absolute(study: Path) -> None:
 
 @attack("NRRD that lists a billion data files", "many files")
 def nrrd_list(study: Path) -> None:
-    nrrd(study, *_NRRD, "encoding: raw", "data file: part%09d.raw 1 999999999 1 2")
+    nrrd(study, *NRRD, "encoding: raw", "data file: part%09d.raw 1 999999999 1 2")
 
 
 @attack("gzip bomb in an NRRD", "")
 def nrrd_bomb(study: Path) -> None:
-    nrrd(study, *_NRRD, "encoding: gzip", data=zeros_deflated(3000, gzipped=True))
+    nrrd(study, *NRRD, "encoding: gzip", data=zeros_deflated(3000, gzipped=True))
 
 
 @attack("NRRD that claims 4e18 voxels", "")
 def nrrd_claims(study: Path) -> None:
-    lines = [line.replace("8 8 8", "2000000 2000000 1000000") for line in _NRRD]
+    lines = [line.replace("8 8 8", "2000000 2000000 1000000") for line in NRRD]
     nrrd(study, *lines, "encoding: raw", data=bytes(2048))
 
 
 @attack("NRRD with NaN directions", "")
 def nrrd_nan(study: Path) -> None:
-    lines = [line.replace("(1,0,0)", "(nan,0,0)") for line in _NRRD]
+    lines = [line.replace("(1,0,0)", "(nan,0,0)") for line in NRRD]
     nrrd(study, *lines, "encoding: raw", data=bytes(2048))
 
 
@@ -328,6 +330,11 @@ def npy(study: Path, header: str, data: bytes = b"") -> None:
     text = header.encode()
     (study / "scan.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + data)
     array_notes(study)
+
+
+def plain_npy(study: Path) -> None:
+    array_notes(study)
+    np.save(study / "scan.npy", np.ones((2, 8, 8), np.complex64) * np.arange(8))
 
 
 @attack("pickled objects in a .npy file", "", "mr")
@@ -422,8 +429,15 @@ def json_huge(study: Path) -> None:
 def fastmri(study: Path, xml: bytes, shape: tuple = (2, 2, 16, 16)) -> None:
     study.mkdir()
     with h5py.File(study / "scan.h5", "w") as handle:
-        handle["kspace"] = np.ones(shape, np.complex64)
+        handle["kspace"] = np.random.default_rng(0).normal(size=shape).astype(np.complex64)
         handle["ismrmrd_header"] = np.bytes_(xml)
+
+
+def plain_fastmri(study: Path) -> None:
+    matrix, field_mm = "<x>16</x><y>16</y><z>1</z>", "<x>32</x><y>32</y><z>5</z>"
+    space = f"<matrixSize>{matrix}</matrixSize><fieldOfView_mm>{field_mm}</fieldOfView_mm>"
+    spaces = f"<encodedSpace>{space}</encodedSpace><reconSpace>{space}</reconSpace>"
+    fastmri(study, f"<ismrmrdHeader><encoding>{spaces}</encoding></ismrmrdHeader>".encode())
 
 
 @attack("XML that expands to a billion laughs in a fastMRI header", "document type", "mr")
@@ -449,6 +463,12 @@ def stray_pickle(study: Path) -> None:
         (study / name).write_bytes(pickle.dumps(Trap()))
 
 
+def plain_bart(study: Path) -> None:
+    study.mkdir()
+    (study / "scan.hdr").write_text("# Dimensions\n8 8 1 2\n")
+    np.random.default_rng(0).normal(size=256).astype(np.float32).tofile(study / "scan.cfl")
+
+
 @attack("BART header that claims 2^60 samples", "", "mr")
 def bart_claims(study: Path) -> None:
     study.mkdir()
@@ -467,32 +487,36 @@ def bart_negative(study: Path) -> None:
 
 
 def geometry(study: Path, **changes) -> None:
+    """Eight views of parallel beams."""
     study.mkdir(exist_ok=True)
     notes = {
-        "type": "parallel", "values": "log", "axes": "views bins", "bin_mm": 1.0,
+        "type": "parallel", "values": "log", "axes": "views bins", "detector_pixel_mm": 1.0,
         "angles_deg": list(np.linspace(0, 180, 8, endpoint=False)), "projections": "scan.npy",
     }  # fmt: skip
-    np.save(study / "scan.npy", np.ones((8, 16), np.float32))
+    np.save(study / "scan.npy", VIEWS)
     (study / "geometry.json").write_text(json.dumps(notes | changes))
 
 
 attack("geometry.json that names /etc/passwd")(lambda study: geometry(study, projections="/etc/passwd"))
 attack("geometry.json that names a file upwards")(lambda study: geometry(study, projections="../../../etc/passwd"))
 attack("geometry.json with a NUL in a file name")(lambda study: geometry(study, projections="scan\0.npy"))
-attack("geometry.json with a billion angles")(
-    lambda study: geometry(study, angles_deg={"first": 0, "last": 180, "count": 10**9})
-)
+attack("geometry.json with five million angles")(lambda study: geometry(study, angles_deg=[0] * 5_000_000))
+attack("geometry.json with a million vectors")(lambda study: geometry(study, vectors=[[0]] * 1_000_000))
 attack("geometry.json with infinite angles and lengths")(lambda study: geometry(study, angles_deg=[1e999] * 8))
-attack("geometry.json with a bin of 1e-320 mm")(lambda study: geometry(study, bin_mm=1e-320))
+attack("geometry.json with a bin of 1e-320 mm")(lambda study: geometry(study, detector_pixel_mm=1e-320))
 attack("geometry.json with an image of a billion pixels a side")(
     lambda study: geometry(study, image={"matrix": 10**9, "pixel_mm": 1.0})
 )
 
 
+def plain_tiff(study: Path, **options) -> None:
+    geometry(study, projections="scan.tif")
+    tifffile.imwrite(study / "scan.tif", VIEWS, **options)
+
+
 @attack("TIFF that claims 60000 x 60000 pixels")
 def tiff_claims(study: Path) -> None:
-    geometry(study, projections="scan.tif")
-    tifffile.imwrite(study / "scan.tif", np.ones((8, 16), np.float32))
+    plain_tiff(study)
     content = (study / "scan.tif").read_bytes()
     for tag in (256, 257):
         at = max(content.find(struct.pack("<HHI", tag, kind, 1)) for kind in (3, 4))
@@ -513,16 +537,20 @@ def tiff_bomb(study: Path) -> None:
     (study / "scan.tif").write_bytes(bytes(content))
 
 
-@attack("TIFF whose pages go in a circle")
+@attack("TIFF whose pages go in a circle", "taken")
 def tiff_circle(study: Path) -> None:
-    geometry(study, projections="scan.tif")
-    tifffile.imwrite(study / "scan.tif", np.ones((8, 16), np.float32))
+    plain_tiff(study)
     content = bytearray((study / "scan.tif").read_bytes())
     first = struct.unpack("<I", content[4:8])[0]
     count = struct.unpack("<H", content[first : first + 2])[0]
     at = first + 2 + 12 * count
     content[at : at + 4] = struct.pack("<I", first)
     (study / "scan.tif").write_bytes(bytes(content))
+
+
+def plain_mat(study: Path) -> None:
+    geometry(study, projections={"file": "scan.mat", "dataset": "sinogram"})
+    scipy.io.savemat(study / "scan.mat", {"sinogram": VIEWS})
 
 
 def mat5(study: Path, *elements: tuple[int, bytes]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.robustness import attacks, stages
 from tests.robustness.attacks import ATTACKS, TRAPPED
 from tests.robustness.fault_runner import Request
 from tests.robustness.stages import Runner, leftovers, snapshot
@@ -20,14 +21,42 @@ def reader():
     started.close()
 
 
+HARMLESS = {
+    "dicom": (stages.write_study, "ct"),
+    "nifti": (attacks.nifti, "ct"),
+    "nrrd": (lambda study: attacks.nrrd(study, *attacks.NRRD, "encoding: raw", data=attacks.VIEWS.tobytes() * 4), "ct"),
+    "metaimage": (lambda study: attacks.meta(study, attacks.VIEWS.tobytes() * 4), "ct"),
+    "npy": (attacks.plain_npy, "mr"),
+    "fastmri": (attacks.plain_fastmri, "mr"),
+    "bart": (attacks.plain_bart, "mr"),
+    "geometry": (attacks.geometry, "ct"),
+    "tiff": (attacks.plain_tiff, "ct"),
+    "mat": (attacks.plain_mat, "ct"),
+}
+
+
+def ingest(reader, tmp_path, study, modality):
+    argv = ["--study", str(study), "--out", str(tmp_path / "out" / "ingest")]
+    argv += ["--settings", json.dumps({"modality": modality})]
+    fault = {"memory_mb": MEMORY_MB, "cpu_s": CPU_S, "folder": str(tmp_path)}
+    return reader(Request("pipeline.ingest", argv, str(tmp_path / "out"), fault))
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_the_attacks_are_made_from_is_taken(reader, tmp_path, name):
+    """So that an attack is refused for what is hostile in it."""
+    write, modality = HARMLESS[name]
+    write(tmp_path / "study")
+    done = ingest(reader, tmp_path, tmp_path / "study", modality)
+    assert (done["rc"], done["err"]) == (0, "")
+
+
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.hostile(name)) for name in ATTACKS])
 def test_attack(reader, tmp_path, record_property, name):
     write, expected, modality = ATTACKS[name]
     study, out = tmp_path / "study", tmp_path / "out" / "ingest"
     write(study)
-    argv = ["--study", str(study), "--out", str(out), "--settings", json.dumps({"modality": modality})]
-    fault = {"memory_mb": MEMORY_MB, "cpu_s": CPU_S, "folder": str(tmp_path)}
-    done = reader(Request("pipeline.ingest", argv, str(tmp_path / "out"), fault))
+    done = ingest(reader, tmp_path, study, modality)
     assert not done["timed_out"]
     assert done["signal"] == 0, done
     assert "Traceback" not in done["err"], done["err"]

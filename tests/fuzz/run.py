@@ -1,0 +1,135 @@
+"""Coverage-guided fuzzing of the readers with atheris: `python -m tests.fuzz.run --target dicom --seconds 30`.
+
+Without --target every target is run, one after the other. A finding is an exception other than InputError, an input
+that takes longer than 20 s or more than 2 GB, or a crash of the process; its input is kept under --out, once for each
+place in the code. Prints one JSON line a target: executions, bytes, seconds, ends, findings.
+"""
+
+import argparse
+import collections
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+TIMEOUT_S, MEMORY_MB, MAX_BYTES = 20, 2048, 65536
+INSTRUMENTED = ["data", "pipeline", "pydicom", "nrrd", "tifffile", "nibabel"]
+ROOT = Path(__file__).parents[2]
+
+
+class Session:
+    """Counts what a target did with its inputs, and keeps findings."""
+
+    def __init__(self, name: str, seconds: float, out: Path):
+        self.name, self.out, self.ends = name, out, collections.Counter()
+        self.executions = self.bytes = 0
+        self.findings: dict[str, str] = {}
+        self.began, self.limit = time.monotonic(), seconds
+        self.home = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+
+    def one(self, data: bytes) -> None:
+        """What atheris calls."""
+        from tests.fuzz.targets import TARGETS, run
+
+        self.executions += 1
+        self.bytes += len(data)
+        began = time.monotonic()
+        (self.out / "last").write_bytes(data)
+        try:
+            self.ends[run(TARGETS[self.name], data, self.home)] += 1
+        except Exception as error:
+            self.keep(data, error)
+        if time.monotonic() - began > TIMEOUT_S / 2:
+            self.findings.setdefault("slow", self.save(data, "slow"))
+        if time.monotonic() - self.began > self.limit:
+            self.finish()
+
+    def keep(self, data: bytes, error: Exception) -> None:
+        frames = [f"{Path(frame.filename).name}:{frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+        place = f"{type(error).__name__} in {frames[-1]}"
+        self.ends["finding"] += 1
+        if place not in self.findings:
+            self.findings[place] = self.save(data, type(error).__name__)
+            traceback.print_exc()
+
+    def save(self, data: bytes, kind: str) -> str:
+        path = self.out / f"{self.name}-{kind}-{hashlib.sha256(data).hexdigest()[:8]}"
+        path.write_bytes(data)
+        return str(path)
+
+    def finish(self) -> None:
+        """libFuzzer ends its process by itself: so does this, after the figures are written."""
+        seconds = round(time.monotonic() - self.began, 1)
+        figures = {"target": self.name, "executions": self.executions, "bytes": self.bytes, "seconds": seconds}
+        figures |= {"ends": dict(self.ends), "findings": self.findings}
+        (self.out / "last").unlink()
+        (self.out / "figures.json").write_text(json.dumps(figures))
+        subprocess.run(["rm", "-rf", str(self.home)], check=False)
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def fuzz(name: str, seconds: float, out: Path, seed: int) -> None:
+    """Never returns."""
+    import atheris
+
+    with atheris.instrument_imports(include=INSTRUMENTED, enable_loader_override=False):
+        from tests.fuzz.targets import TARGETS
+    corpus = out / "corpus"
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, data in enumerate(TARGETS[name].seeds()):
+        (corpus / f"seed{number}").write_bytes(data)
+    session = Session(name, seconds, out)
+    limit = (MEMORY_MB + 2000) * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    flags = [f"-timeout={TIMEOUT_S}", f"-rss_limit_mb={MEMORY_MB}", f"-max_len={MAX_BYTES}", f"-seed={seed}"]
+    flags += ["-verbosity=0", "-print_final_stats=0", "-close_fd_mask=0", f"-artifact_prefix={out}/"]
+    atheris.Setup([sys.argv[0], *flags, str(corpus)], session.one)
+    atheris.Fuzz()
+
+
+def run_target(name: str, seconds: float, out: Path, seed: int) -> dict:
+    """Run one target in a process of its own; its figures. A crash of that process is a finding."""
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "figures.json").unlink(missing_ok=True)
+    command = [sys.executable, "-m", "tests.fuzz.run", "--inside", name, "--seconds", str(seconds)]
+    with (folder / "log.txt").open("w") as log:
+        done = subprocess.run(
+            [*command, "--out", str(folder), "--seed", str(seed)], cwd=ROOT, stdout=log, stderr=log, check=False
+        )
+    if (folder / "figures.json").is_file():
+        return json.loads((folder / "figures.json").read_text())
+    last = folder / "last"
+    findings = {f"process ended with {done.returncode}": str(last if last.is_file() else folder / "log.txt")}
+    return {"target": name, "executions": 0, "bytes": 0, "seconds": 0, "ends": {}, "findings": findings}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.run", description=__doc__.split("\n")[0])
+    parser.add_argument("--target", action="append", help="one of tests/fuzz/targets.py; may be given several times")
+    parser.add_argument("--seconds", type=float, default=30.0, help="for each target")
+    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "sliceweave-fuzz")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--inside", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.inside:
+        fuzz(arguments.inside, arguments.seconds, arguments.out, arguments.seed)
+    from tests.fuzz.targets import TARGETS
+
+    found = 0
+    for name in arguments.target or TARGETS:
+        figures = run_target(name, arguments.seconds, arguments.out, arguments.seed)
+        found += len(figures["findings"])
+        print(json.dumps(figures), flush=True)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
