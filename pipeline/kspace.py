@@ -8,6 +8,9 @@ import numpy as np
 from data.errors import InputError
 
 MIN_NOISE_SAMPLES = 100
+# Steps along a readout, in cycles per field of view, up to which it shows what lies outside; where that begins, in
+# fields of view from the middle.
+OVERSAMPLED, OUTSIDE = 0.7, 0.62
 # Median of |n| over its standard deviation for Gaussian n.
 MEDIAN_TO_SIGMA = 0.6744897501960817
 
@@ -63,7 +66,20 @@ def noise_per_coil(kspace: np.ndarray, mask: np.ndarray, name: str) -> np.ndarra
 
 
 def noise_of_readouts(samples: np.ndarray, trajectory: np.ndarray, name: str) -> np.ndarray:
-    """The same from samples (z coils readouts n) along a trajectory (readouts n 2) or (z readouts n 2)."""
+    """The same from samples (z coils readouts n) along a trajectory (readouts n 2) or (z readouts n 2).
+
+    Straight readouts that are oversampled show, transformed, the object's projection within the field of view and
+    noise alone outside; of others the outermost samples are taken, as above.
+    """
+    steps = np.diff(trajectory, axis=-2)
+    step = float(np.median(np.linalg.norm(steps, axis=-1)))
+    straight = np.abs(steps - steps.mean(axis=-2, keepdims=True)).max() < 0.05 * step
+    if straight and 0 < step <= OVERSAMPLED:
+        count = samples.shape[-1]
+        window = np.hanning(count + 2)[1:-1]
+        projections = np.fft.fft(samples * (window / np.sqrt(np.square(window).sum())), axis=-1)
+        outside = np.abs(np.fft.fftfreq(count) / step) > OUTSIDE
+        return _spread(np.moveaxis(projections[..., outside], 1, 0).reshape(samples.shape[1], -1), name)
     radius = np.linalg.norm(trajectory, axis=-1)
     farthest = radius >= np.quantile(radius, 0.9)
     chosen = np.broadcast_to(farthest, (samples.shape[0], *samples.shape[2:]))
