@@ -96,7 +96,7 @@ def find_series(study: Path, policies: Policies | None = None) -> list[Finding]:
     paths = list(_files(study))
     findings, claimed = _formed(study, paths)
     rest = [path for path in paths if path not in claimed]
-    for path in tqdm(rest, desc="headers", unit="file", disable=len(rest) < FILES_WORTH_A_BAR, dynamic_ncols=True):
+    for path in tqdm(rest, desc="headers", unit="file", mininterval=1, disable=len(rest) < FILES_WORTH_A_BAR):
         name = path.relative_to(study).as_posix()
         try:
             _look_at(path, frames, others)
