@@ -10,6 +10,7 @@ import secrets
 import stat
 from collections.abc import Callable
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from hashlib import sha256
@@ -19,6 +20,7 @@ from uuid import UUID
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
+from data.dicom_frames import quiet
 from data.errors import InputError
 
 MIN_KEY_CHARACTERS = 32
@@ -28,14 +30,31 @@ PROFILE = (
     Code("113100", "DCM", "Basic Application Confidentiality Profile"),
     Code("113107", "DCM", "Retain Longitudinal Temporal Information Modified Dates Option"),
 )
-# Patient, patient study and general study modules: what an archive compares between the series of a study.
+# Patient, patient study and general study modules (PS3.3): what an archive compares between the series of a study.
 KEPT = (
-    "SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientBirthTime",
-    "PatientSex", "OtherPatientIDs", "EthnicGroup", "PatientComments", "PatientAge", "PatientSize", "PatientWeight",
-    "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
-    "LongitudinalTemporalInformationModified", "StudyDate", "StudyTime", "AccessionNumber", "StudyID",
-    "StudyDescription", "ReferringPhysicianName", "NameOfPhysiciansReadingStudy", "AdmittingDiagnosesDescription",
-    "Occupation", "AdditionalPatientHistory", "TimezoneOffsetFromUTC",
+    "SpecificCharacterSet", "TimezoneOffsetFromUTC",
+    "ReferencedPatientSequence", "PatientName", "PatientID", "IssuerOfPatientID", "TypeOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence", "SourcePatientGroupIdentificationSequence",
+    "GroupOfPatientsIdentificationSequence", "PatientBirthDate", "PatientBirthTime",
+    "PatientBirthDateInAlternativeCalendar", "PatientDeathDateInAlternativeCalendar", "PatientAlternativeCalendar",
+    "PatientSex", "QualityControlSubject", "StrainDescription", "StrainNomenclature", "StrainStockSequence",
+    "StrainAdditionalInformation", "StrainCodeSequence", "GeneticModificationsSequence", "OtherPatientIDs",
+    "OtherPatientNames", "OtherPatientIDsSequence", "ReferencedPatientPhotoSequence", "EthnicGroup",
+    "EthnicGroupCodeSequence", "PatientSpeciesDescription", "PatientSpeciesCodeSequence", "PatientBreedDescription",
+    "PatientBreedCodeSequence", "BreedRegistrationSequence", "ResponsiblePerson", "ResponsiblePersonRole",
+    "ResponsibleOrganization", "PatientComments", "PatientIdentityRemoved", "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence", "LongitudinalTemporalInformationModified",
+    "AdmittingDiagnosesDescription", "AdmittingDiagnosesCodeSequence", "PatientAge", "PatientSize",
+    "PatientSizeCodeSequence", "PatientBodyMassIndex", "MeasuredAPDimension", "MeasuredLateralDimension",
+    "PatientWeight", "MedicalAlerts", "Allergies", "Occupation", "SmokingStatus", "AdditionalPatientHistory",
+    "PregnancyStatus", "LastMenstrualDate", "PatientSexNeutered", "ReasonForVisit", "ReasonForVisitCodeSequence",
+    "AdmissionID", "IssuerOfAdmissionIDSequence", "ServiceEpisodeID", "ServiceEpisodeDescription",
+    "IssuerOfServiceEpisodeIDSequence", "PatientState",
+    "StudyDate", "StudyTime", "AccessionNumber", "IssuerOfAccessionNumberSequence", "ReferringPhysicianName",
+    "ReferringPhysicianIdentificationSequence", "ConsultingPhysicianName", "ConsultingPhysicianIdentificationSequence",
+    "StudyDescription", "ProcedureCodeSequence", "PhysiciansOfRecord", "PhysiciansOfRecordIdentificationSequence",
+    "NameOfPhysiciansReadingStudy", "PhysiciansReadingStudyIdentificationSequence", "ReferencedStudySequence",
+    "StudyID", "RequestingService", "RequestingServiceCodeSequence", "ReasonForPerformedProcedureCodeSequence",
 )  # fmt: skip
 EMPTY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
@@ -59,11 +78,13 @@ class Kept:
         return source_uid
 
     def describe(self, dataset: Dataset, header: Dataset) -> None:
-        """Put the attributes of patient and study into a data set."""
+        """Put the attributes of patient and study into a data set, but for values that cannot be read."""
         _blank(dataset, header.StudyInstanceUID)
         for keyword in KEPT:
             if keyword in header:
-                dataset[keyword] = header[keyword]
+                with quiet(), suppress(ValueError, TypeError, OverflowError):
+                    dataset[keyword] = deepcopy(header[keyword])
+        dataset.remove_private_tags()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
@@ -105,7 +107,7 @@ def write_series(
     stored, slope = quantise(array_zyx, whole=source.modality == "ct" and text.exact)
     common = series_header(source, affine, stored.shape, text, identity, maker)
     _values(common, source, slope, text)
-    uids = [identity.uid(source.first.series_uid), digest(stored, (slope, common.to_json()))]
+    uids = [identity.uid(source.first.series_uid), digest(stored, _encoded(common))]
     common.SeriesInstanceUID = generate_uid(entropy_srcs=uids)
     folder.mkdir(parents=True)
     headers = []
@@ -189,6 +191,15 @@ def quantise(array: np.ndarray, whole: bool) -> tuple[np.ndarray, float]:
 def digest(array: np.ndarray, rest: object) -> str:
     """SHA-256 of an array's bytes and of what goes with it."""
     return sha256(np.ascontiguousarray(array).tobytes() + repr(rest).encode()).hexdigest()
+
+
+def _encoded(dataset: Dataset) -> bytes:
+    """A data set as it is written, without file meta."""
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    with quiet():
+        write_dataset(buffer, dataset)
+    return buffer.getvalue()
 
 
 def save(dataset: Dataset, path: Path) -> None:

@@ -253,6 +253,26 @@ def test_keep_brings_patient_and_study_back_where_they_came_from(tmp_path, capfd
             assert PLANTED not in str(dataset)
 
 
+def test_keep_drops_what_is_private_and_survives_values_that_are_wrong(tmp_path):
+    def prepare(study):
+        for path in study.iterdir():
+            dataset = pydicom.dcmread(path)
+            code = Dataset()
+            code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "1", "99H", "Thorax"
+            code.private_block(0x0013, PLANTED, create=True).add_new(0x10, "LO", PLANTED)
+            dataset.ProcedureCodeSequence, dataset.PatientWeight = [code], "70"
+            dataset.save_as(path)
+            path.write_bytes(path.read_bytes().replace(b"DS\x02\x0070", b"DS\x02\x007x"))
+
+    results, ingested, _ = make(tmp_path, build.Series(), prepare=prepare)
+    assert export(results, ingested, results / "export", deidentify="keep") == 0
+    for name in ("pam_std", "pam_std_map"):
+        dataset = slices(results / "export" / "dicom" / name)[0]
+        assert dataset.ProcedureCodeSequence[0].CodeMeaning == "Thorax"
+        assert PLANTED not in str(dataset)
+        assert "PatientID" in dataset
+
+
 def test_false_means_keep(tmp_path):
     results, ingested, _ = make(tmp_path, build.Series(tags={"PatientID": "4711"}))
     for name, value in (("false", False), ("keep", "keep")):

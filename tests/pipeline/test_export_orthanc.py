@@ -169,3 +169,20 @@ def test_dicomweb_serves_what_ohif_asks_for(archive, sent, record_property):
     answer = archive.get(f"{instance}/frames/1", 'multipart/related; type="application/octet-stream"')
     assert first.PixelData in answer
     record_property("measured", "study, series, metadata and frames served; pixels byte-equal")
+
+
+@pytest.mark.skipif(not shutil.which("dcentvfy"), reason="no validators: apt-get install dicom3tools")
+@pytest.mark.interop("write", "DICOM series kept for re-import, beside the source", "dciodvfy, dcentvfy")
+def test_kept_series_agree_with_their_source(sent, record_property):
+    """No error from dciodvfy; from dcentvfy not a word but on an attribute that the small MR source should have."""
+    _, files, study = sent
+    derived = [path for name in FOLDERS for path in files[name]]
+    for name in FOLDERS:
+        done = subprocess.run(["dciodvfy", files[name][0]], capture_output=True, text=True, check=False)
+        assert "Error" not in done.stdout + done.stderr
+    source = [path for path in study.iterdir() if path.is_file()]
+    done = subprocess.run(["dcentvfy", *derived, *source], capture_output=True, text=True, check=False)
+    missing = {"ReferringPhysicianName"} - set(pydicom.dcmread(source[0], stop_before_pixels=True).dir())
+    told = [line for line in (done.stdout + done.stderr).splitlines() if not any(name in line for name in missing)]
+    assert told == []
+    record_property("measured", f"0 errors over {len(derived)} derived and {len(source)} source files")
