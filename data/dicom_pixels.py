@@ -94,9 +94,9 @@ def _decode(frames: list[Frame]) -> Iterator[np.ndarray]:
                 if plane.shape != shape[1:]:
                     raise InputError(f"{first.path} holds another matrix than it says: export it again.", "undecodable")
                 yield plane
-    except (InputError, MemoryError):
+    except (InputError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except Exception as error:
+    except BaseException as error:  # decoders in Rust panic with an exception that is no Exception
         syntax = UID(dataset.file_meta.get("TransferSyntaxUID", ""))
         how, advice = (f" ({syntax.name})", ", or export it uncompressed") if syntax.is_compressed else ("", "")
         raise InputError(

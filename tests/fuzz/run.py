@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of the readers with atheris: `python -m tests.fuzz.run --target dicom --seconds 30`.
 
 Without --target every target is run, one after the other. A finding is an exception other than InputError, an input
-that takes longer than 20 s or more than 2 GB, or a crash of the process; its input is kept under --out, once for each
+that takes longer than 10 s of processor time or more than 2 GB, or a crash of the process; its input is kept under --out, once for each
 place in the code. Prints one JSON line a target: executions, bytes, seconds, ends, findings.
 """
 
@@ -18,7 +18,9 @@ import time
 import traceback
 from pathlib import Path
 
-TIMEOUT_S, MEMORY_MB, MAX_BYTES = 20, 2048, 65536
+TIMEOUT_S, MEMORY_MB, MAX_BYTES = 10, 2048, 65536
+# libFuzzer's clock runs on while other processes have the processor.
+PATIENCE = 15
 INSTRUMENTED = ["data", "pipeline", "pydicom", "nrrd", "tifffile", "nibabel"]
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +32,7 @@ class Session:
         self.name, self.out, self.ends = name, out, collections.Counter()
         self.executions = self.bytes = 0
         self.findings: dict[str, str] = {}
-        self.began, self.limit = time.monotonic(), seconds
+        self.began, self.limit = time.process_time(), seconds
         self.home = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
 
     def one(self, data: bytes) -> None:
@@ -39,18 +41,20 @@ class Session:
 
         self.executions += 1
         self.bytes += len(data)
-        began = time.monotonic()
+        began = time.process_time()
         (self.out / "last").write_bytes(data)
         try:
             self.ends[run(TARGETS[self.name], data, self.home)] += 1
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a panic of Rust is no Exception
             self.keep(data, error)
-        if time.monotonic() - began > TIMEOUT_S / 2:
+        if time.process_time() - began > TIMEOUT_S:
             self.findings.setdefault("slow", self.save(data, "slow"))
-        if time.monotonic() - self.began > self.limit:
+        if time.process_time() - self.began > self.limit:
             self.finish()
 
-    def keep(self, data: bytes, error: Exception) -> None:
+    def keep(self, data: bytes, error: BaseException) -> None:
         frames = [f"{Path(frame.filename).name}:{frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
         place = f"{type(error).__name__} in {frames[-1]}"
         self.ends["finding"] += 1
@@ -65,7 +69,7 @@ class Session:
 
     def finish(self) -> None:
         """libFuzzer ends its process by itself: so does this, after the figures are written."""
-        seconds = round(time.monotonic() - self.began, 1)
+        seconds = round(time.process_time() - self.began, 1)
         figures = {"target": self.name, "executions": self.executions, "bytes": self.bytes, "seconds": seconds}
         figures |= {"ends": dict(self.ends), "findings": self.findings}
         (self.out / "last").unlink()
@@ -88,7 +92,7 @@ def fuzz(name: str, seconds: float, out: Path, seed: int) -> None:
     session = Session(name, seconds, out)
     limit = (MEMORY_MB + 2000) * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    flags = [f"-timeout={TIMEOUT_S}", f"-rss_limit_mb={MEMORY_MB}", f"-max_len={MAX_BYTES}", f"-seed={seed}"]
+    flags = [f"-timeout={TIMEOUT_S * PATIENCE}", f"-rss_limit_mb={MEMORY_MB}", f"-max_len={MAX_BYTES}", f"-seed={seed}"]
     flags += ["-verbosity=0", "-print_final_stats=0", "-close_fd_mask=0", f"-artifact_prefix={out}/"]
     atheris.Setup([sys.argv[0], *flags, str(corpus)], session.one)
     atheris.Fuzz()
@@ -114,7 +118,7 @@ def run_target(name: str, seconds: float, out: Path, seed: int) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.run", description=__doc__.split("\n")[0])
     parser.add_argument("--target", action="append", help="one of tests/fuzz/targets.py; may be given several times")
-    parser.add_argument("--seconds", type=float, default=30.0, help="for each target")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of processor time, for each target")
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "sliceweave-fuzz")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--inside", help=argparse.SUPPRESS)
