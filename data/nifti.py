@@ -97,8 +97,6 @@ def _open(path: Path):
         image = nibabel.load(path)
     except (InputError, MemoryError):
         raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path} has no image file beside it: copy both files of the pair.", "truncated") from error
     except Exception as error:
         raise InputError(f"{path} cannot be read as NIfTI: copy it again or remove it.", "undecodable") from error
     if not isinstance(image, nibabel.Nifti1Pair):
@@ -145,6 +143,8 @@ def _check_length(path: Path, image, data_bytes: int) -> None:
     """Compare what the header claims with the length of the file, before memory is asked for."""
     holder = Path(image.file_map["image"].filename)
     packed = holder.name.lower().endswith((".gz", ".bz2", ".zst"))
+    if not holder.is_file():
+        raise InputError(f"{path} has no image file beside it: copy both files of the pair.", "truncated")
     there = holder.stat().st_size * (MAX_DEFLATE_RATIO if packed else 1)
     if there < image.dataobj.offset + data_bytes:
         raise InputError(f"{path} ends too early: copy it again from its source.", "truncated")

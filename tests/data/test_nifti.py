@@ -128,3 +128,95 @@ def test_size_is_checked_before_reading(tmp_path, monkeypatch):
     write_volume(tmp_path / "v.nii.gz", some_array(), AFFINE)
     monkeypatch.setattr(nifti, "MAX_VOXELS", 100)
     assert _reason(tmp_path / "v.nii.gz") == "too-large"
+
+
+def _saved(path, qform, sform, codes=(1, 1), kind=nibabel.Nifti1Image, dtype=np.float32):
+    image = kind(some_array(shape=(6, 5, 4)).astype(dtype), sform)
+    image.set_qform(qform, codes[0])
+    image.set_sform(sform, codes[1])
+    nibabel.save(image, path)
+
+
+def test_disagreeing_qform_and_sform_are_told(tmp_path):
+    moved = np.diag([1.0, 2, 3, 1])
+    moved[0, 3] = 1.5
+    _saved(tmp_path / "v.nii", np.diag([1.0, 2, 3, 1]), moved)
+    volume = read_volume(tmp_path / "v.nii")
+    np.testing.assert_allclose(volume.affine, moved)
+    assert volume.meta["warnings"] == ["qform and sform place voxels up to 1.50 mm apart; the sform is used"]
+
+
+@pytest.mark.parametrize(("codes", "used"), [((1, 0), "qform"), ((0, 2), "sform"), ((1, 4), "sform")])
+@pytest.mark.interop("read", "NIfTI, qform and sform", "nibabel")
+def test_sform_comes_before_qform(tmp_path, codes, used):
+    qform, sform = np.diag([1.0, 2, 3, 1]), np.diag([1.0, 2, 3, 1]) + np.eye(4, k=3) * 7
+    _saved(tmp_path / "v.nii", qform, sform, codes)
+    volume = read_volume(tmp_path / "v.nii")
+    np.testing.assert_allclose(volume.affine, {"qform": qform, "sform": sform}[used])
+    np.testing.assert_allclose(volume.affine, nibabel.load(tmp_path / "v.nii").affine)
+    assert bool(volume.meta["warnings"]) == (0 not in codes)
+
+
+def test_agreeing_forms_give_no_warning(tmp_path):
+    write_volume(tmp_path / "v.nii", some_array(), AFFINE)
+    assert read_volume(tmp_path / "v.nii").meta["warnings"] != []  # a sheared sform has no exact qform
+    _saved(tmp_path / "w.nii", np.diag([1.0, 2, 3, 1]), np.diag([1.0, 2, 3, 1]))
+    assert read_volume(tmp_path / "w.nii").meta["warnings"] == []
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "<i2", ">i2", "<u2", ">i4", "<i8", ">f4", "<f8"])
+@pytest.mark.parametrize(
+    ("kind", "packed"),
+    [(nibabel.Nifti1Image, ""), (nibabel.Nifti1Image, ".gz"), (nibabel.Nifti2Image, ".gz"), (nibabel.Nifti1Pair, "")],
+)
+@pytest.mark.interop("read", "NIfTI-1, NIfTI-2, pairs, byte orders and types", "nibabel")
+def test_types_byte_orders_and_forms(tmp_path, dtype, kind, packed):
+    suffix = ".img" if kind is nibabel.Nifti1Pair else ".nii"
+    dtype = np.dtype(dtype)
+    array = (some_array(shape=(6, 5, 4)) * 20).astype(dtype)
+    header = kind.header_class(endianness=">" if dtype.byteorder == ">" else "<")
+    image = kind(array, np.diag([1.0, 2, 3, 1]), header)
+    image.set_data_dtype(dtype)
+    image.header.set_slope_inter(0.5, 3)
+    path = tmp_path / f"v{suffix}{packed}"
+    nibabel.save(image, path)
+    expected = nibabel.load(path).get_fdata().astype(np.float32)
+    volume = read_volume(path.with_suffix(".hdr") if kind is nibabel.Nifti1Pair else path)
+    np.testing.assert_array_equal(volume.array_zyx.transpose(2, 1, 0), expected)
+    np.testing.assert_allclose(volume.affine, np.diag([1.0, 2, 3, 1]))
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("meter", 1000), ("micron", 0.001)])
+def test_lengths_in_other_units(tmp_path, unit, factor):
+    image = nibabel.Nifti1Image(some_array(shape=(6, 5, 4)), np.diag([1.0, 2, 3, 1]))
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "v.nii")
+    volume = read_volume(tmp_path / "v.nii")
+    assert volume.spacing_mm == pytest.approx((3 * factor, 2 * factor, factor))
+    assert unit in volume.meta["warnings"][0]
+
+
+def test_analyze_is_refused_by_name(tmp_path):
+    nibabel.save(nibabel.AnalyzeImage(some_array(), np.eye(4)), tmp_path / "v.img")
+    assert _reason(tmp_path / "v.hdr") == "undecodable"
+    with pytest.raises(InputError, match="left and right cannot be told"):
+        read_volume(tmp_path / "v.hdr")
+
+
+def test_header_without_its_image(tmp_path):
+    nibabel.save(nibabel.Nifti1Pair(some_array(), np.eye(4)), tmp_path / "v.img")
+    (tmp_path / "v.img").unlink()
+    assert _reason(tmp_path / "v.hdr") == "truncated"
+
+
+def test_only_binary_headers_make_a_pair(tmp_path):
+    (tmp_path / "bart.hdr").write_text("# Dimensions\n128 128 1\n")
+    nibabel.save(nibabel.Nifti1Pair(some_array(), np.eye(4)), tmp_path / "v.img")
+    assert nifti.is_pair(tmp_path / "v.hdr")
+    assert not nifti.is_pair(tmp_path / "bart.hdr")
+
+
+def test_four_dimensions_say_how_many_volumes(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.zeros((3, 4, 5, 9), np.float32), np.eye(4)), tmp_path / "v.nii")
+    with pytest.raises(InputError, match="9 volumes"):
+        read_volume(tmp_path / "v.nii")
