@@ -80,7 +80,7 @@ def safe_xml(text: bytes) -> Element:
     try:
         parser.Parse(text, True)
         return builder.close()
-    except (expat.ExpatError, AssertionError) as error:
+    except (expat.ExpatError, AssertionError, LookupError) as error:  # LookupError: an encoding that nobody knows
         raise ValueError("not XML") from error
 
 

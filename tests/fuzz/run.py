@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing of the readers with atheris: `python -m tests.fuzz.run --target dicom --seconds 30`.
 
 Without --target every target is run, one after the other. A finding is an exception other than InputError, an input
-that takes longer than 10 s of processor time or more than 2 GB, or a crash of the process; its input is kept under --out, once for each
-place in the code. Prints one JSON line a target: executions, bytes, seconds, ends, findings.
+that takes longer than 10 s of processor time or more than 2 GB, or a crash of the process; its input is kept under
+--out, once for each place in the code. Prints one JSON line a target: executions, bytes, seconds, ends, findings.
 """
 
 import argparse
@@ -21,7 +21,11 @@ from pathlib import Path
 TIMEOUT_S, MEMORY_MB, MAX_BYTES = 10, 2048, 65536
 # libFuzzer's clock runs on while other processes have the processor.
 PATIENCE = 15
-INSTRUMENTED = ["data", "pipeline", "pydicom", "nrrd", "tifffile", "nibabel"]
+# Packages whose code guides the fuzzer, beside our own.
+INSTRUMENTED = {
+    "dicom": ["pydicom"], "nifti": ["nibabel"], "nifti_gz": ["nibabel"], "nrrd": ["nrrd"], "tiff": ["tifffile"],
+    "mat": ["scipy.io"],
+}  # fmt: skip
 ROOT = Path(__file__).parents[2]
 
 
@@ -83,7 +87,7 @@ def fuzz(name: str, seconds: float, out: Path, seed: int) -> None:
     """Never returns."""
     import atheris
 
-    with atheris.instrument_imports(include=INSTRUMENTED, enable_loader_override=False):
+    with atheris.instrument_imports(include=["data", *INSTRUMENTED.get(name, [])], enable_loader_override=False):
         from tests.fuzz.targets import TARGETS
     corpus = out / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
