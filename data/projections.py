@@ -28,8 +28,10 @@ _ORDER = ("z", "views", "bins")
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames without an object or without a beam, as (z bins): their mean, their variance (None of one frame), their
-    number."""
+    """Frames without an object or without a beam, as (z bins): mean, variance over the frames, number of frames.
+
+    variance: None of one frame; of frames with a beam each is first scaled to the brightness of all.
+    """
 
     mean: np.ndarray
     variance: np.ndarray | None
@@ -181,8 +183,12 @@ def _frames(notes: GeometryNotes, key: str, axes: list[str], shape: tuple[int, i
     stack = stack.astype(np.float64)
     if not np.isfinite(stack).all():
         raise InputError(f"{notes.beside}: {key} holds values that are not finite: export it again.", "nan")
+    mean = stack.mean(axis=1)
+    brightness = stack.mean(axis=(0, 2), keepdims=True)
+    if key != "dark" and (brightness > 0).all():
+        stack = stack * (brightness.mean() / brightness)
     variance = stack.var(axis=1, ddof=1).astype(np.float32) if stack.shape[1] > 1 else None
-    return Frames(stack.mean(axis=1).astype(np.float32), variance, stack.shape[1])
+    return Frames(mean.astype(np.float32), variance, stack.shape[1])
 
 
 def _ordered(array: np.ndarray, axes: list[str], order: tuple[str, ...]) -> np.ndarray:

@@ -50,6 +50,8 @@ def write_projections(folder: Path, projections: Projections) -> None:
 
 def read_ingested(folder: Path) -> Projections:
     """The projections that ingest wrote. Raises InputError where the file is missing or damaged."""
+    if (folder / "volume.nii.gz").is_file() and not (folder / FILE_NAME).is_file():
+        raise InputError(f"{folder} holds a volume and no projections; set measure.source to simulate.")
     tensors, metadata = read_tensors(folder / FILE_NAME)
     frames = {
         name: Frames(tensors[f"{name}_mean"], tensors.get(f"{name}_variance"), metadata[f"{name}_count"])

@@ -13,7 +13,10 @@ from data.nifti import read_volume, write_volume
 from pipeline.adopt_mr import adopt_mr, hold_out_kspace
 from pipeline.cli import json_object, main_wrapper
 from pipeline.ingest_kspace import read_series
+from pipeline.ingest_projections import FILE_NAME as PROJECTIONS
+from pipeline.ingest_projections import read_ingested
 from pipeline.measure_ct import hold_out_views, simulate_ct
+from pipeline.measure_ct_measured import adopt_ct, measured_settings
 from pipeline.measure_mr import simulate_mr
 from pipeline.measurement import Measurement, write_measurement
 from pipeline.problem import with_start
@@ -26,13 +29,16 @@ def measure(series: Path, section: dict[str, Any]) -> tuple[Measurement, np.ndar
     modality = section.pop("modality", None) or series_modality(series)
     require_choice(modality, ("ct", "mr"), "modality")
     source = section.get("source", "simulate")
-    require_choice(source, ("simulate",) if modality == "ct" else ("simulate", "measured"), "measure.source")
+    require_choice(source, ("simulate", "measured"), "measure.source")
+    if source == "measured" and modality == "ct":
+        return adopt_ct(read_ingested(series), measured_settings(section), str(series))
     if source == "measured":
         settings = build(MrMeasureSettings, section, "measure")
         return adopt_mr(read_series(series), settings, str(series))
     path = series / "volume.nii.gz"
     if not path.is_file():
-        advice = "set measure.source to measured" if (series / "kspace.safetensors").is_file() else "ingest it first"
+        raw = any((series / name).is_file() for name in ("kspace.safetensors", PROJECTIONS))
+        advice = "set measure.source to measured" if raw else "ingest it first"
         raise InputError(f"{path}: no such volume to simulate from; {advice}.")
     volume = read_volume(path)
     if not np.isfinite(volume.array_zyx).all():
@@ -78,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if truth is None:
         truth_path.unlink(missing_ok=True)
     else:
-        write_volume(truth_path, truth, measurement.affine, np.float32, "what the measurement was simulated from")
+        what = "filtered backprojection of all views" if measurement.metadata["source"] == "measured" else ""
+        what = what or "what the measurement was simulated from"
+        write_volume(truth_path, truth, measurement.affine, np.float32, what)
     write_measurement(arguments.out, measurement)
     return 0
 

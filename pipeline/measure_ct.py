@@ -1,8 +1,7 @@
 """CT simulated from a volume in HU: on a finer grid or with another projector than the reconstruction's, and noise."""
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -50,7 +49,7 @@ def simulate_ct(volume: Volume, settings: CtMeasureSettings, name: str) -> tuple
     if settings.noise_of_largest_ray is not None:
         photons = float(photons_for_relative_noise(clean, settings.noise_of_largest_ray))
     noisy, weights = poisson_line_integrals(clean, photons, generator(settings.seed, "ct", "poisson"))
-    weights = _with_model_error(weights, noisy, settings.model_error)
+    weights = with_model_error(weights, noisy, settings.model_error)
     spacing = spacing_of(grids.truth_affine)
     metadata = {
         "modality": "ct",
@@ -79,18 +78,18 @@ def hold_out_views(measurement: Measurement, count: int) -> Measurement:
     if count == 0:
         return measurement
     beam = beam_from_dict(measurement.metadata["beam"])
-    views = len(beam.angles_rad)
+    views = beam.views
     require_range(count, 0, max(views - 2, 0), "measure.holdout_views")
     chosen = np.floor((np.arange(count) + 0.5) * views / count).astype(int)
     kept = np.setdiff1d(np.arange(views), chosen)
 
-    def of_views(places: np.ndarray) -> dict[str, Any]:
-        return replace(beam, angles_rad=tuple(beam.angles_rad[k] for k in places)).to_dict()
-
     tensors = dict(measurement.tensors)
     for name in ("line_integrals", "weights"):
         tensors |= {name: measurement.tensors[name][:, kept], f"heldout_{name}": measurement.tensors[name][:, chosen]}
-    metadata = measurement.metadata | {"beam": of_views(kept), "heldout_beam": of_views(chosen)}
+    metadata = measurement.metadata | {
+        "beam": beam.of_views(kept).to_dict(),
+        "heldout_beam": beam.of_views(chosen).to_dict(),
+    }
     metadata["settings"] = metadata["settings"] | {"holdout_views": count}
     return Measurement(tensors, metadata)
 
@@ -214,7 +213,7 @@ def _air_outside_field_of_view(grids: Grids, beam: Beam) -> Grids:
     return Grids(masked(grids.native_hu, grids.native_pixel_mm), grids.native_pixel_mm, truth, grids.truth_affine)
 
 
-def _with_model_error(weights: torch.Tensor, noisy: torch.Tensor, fraction: float) -> torch.Tensor:
+def with_model_error(weights: torch.Tensor, noisy: torch.Tensor, fraction: float) -> torch.Tensor:
     """Inverse of (noise variance + m^2), m = fraction * rms(p) * p / (p + AIR_PATH): none for rays in air alone."""
     p = noisy.clamp(min=0)
     error = fraction * p.square().mean().sqrt() * p / (p + AIR_PATH)

@@ -30,11 +30,11 @@ CT_ITERATIONS = 30
 def smooth_start(A: LinearOperator, y: Tensor, weights: Tensor, shape: tuple[int, ...], floor: float = -1.0) -> Tensor:
     """argmin_x |y - A x|^2_V / 2 + lambda |D x|^2 / 2 with D the 3D gradient, then no voxel below `floor` (air).
 
-    V = min(W, w) / w with w the tenth percentile of W: starved rays count less, the others alike, which thirty steps of
-    conjugate gradients can solve where W itself, with rays through air, would need hundreds.
+    V = min(W, w) / w with w the tenth percentile of W where it is not zero: starved rays count less, the others alike,
+    which thirty steps of conjugate gradients can solve where W itself, with rays through air, would need hundreds.
     """
     gradient = Gradient3D()
-    level = float(np.quantile(weights.numpy(), 0.1))
+    level = float(np.quantile(weights[weights > 0].numpy(), 0.1))
     even = weights.clamp(max=level) / level
 
     def matvec(x: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def ct_problem(measurement: Measurement) -> tuple[Problem, Units]:
     weights = torch.from_numpy(measurement.tensors["weights"]) * (mu * norm) ** 2
     start = measurement.tensors.get("start")
     x_init = smooth_start(A, y, weights, shape) if start is None else torch.from_numpy(start)
-    units = Units("ct", 1000.0, measurement.affine, "HU", _ct_heldout(measurement, grid, norm))
+    units = Units("ct", 1000.0, measurement.affine, meta.get("units", "HU"), _ct_heldout(measurement, grid, norm))
     problem = Problem(
         A=A,
         y=y,
@@ -82,7 +82,7 @@ def ct_problem(measurement: Measurement) -> tuple[Problem, Units]:
         spacing_mm=measurement.spacing_mm,
         shape=shape,
         dtype=torch.float32,
-        geometry={"grid": grid, "beam": beam, "norm": norm},
+        geometry={"grid": grid, "beam": beam, "norm": norm, "truncated": meta.get("truncated", False)},
     )
     return problem, units
 

@@ -45,6 +45,35 @@ class CtMeasureSettings:
 
 
 @dataclass(frozen=True)
+class CtMeasuredSettings:
+    """CT from measured projections (source: measured); pipeline.ct_preparation says what each step does.
+
+    views: {"every": n, "range_deg": [first, last]} or null for all. holdout_views null: three in a hundred, at least
+    one. working_matrix null: one pixel a bin; geometry.json's `image` wins. mu_water_per_mm null: geometry.json's, else
+    HU are relative to the object's main level. centre_of_rotation: "auto", "none" or where the axis projects, in mm
+    right of the detector's middle. rings: none | sort | wavelet. join_bins null: as many as fit into a pixel.
+    noise_of_air: standard deviation of log data where there is only air, null estimates it. reference: whether views
+    that were left out make a classical reconstruction to compare with.
+    """
+
+    source: str = "measured"
+    views: dict[str, Any] | None = None
+    holdout_views: int | None = None
+    working_matrix: int | None = 256
+    mu_water_per_mm: float | None = None
+    reconstruction_model: str = "linear"
+    model_error: float = 0.003
+    centre_of_rotation: str | float = "auto"
+    bad_pixels: bool = True
+    rings: str = "none"
+    join_bins: int | None = None
+    photons_per_count: float | None = None
+    noise_of_air: float | None = None
+    reference: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class MrMeasureSettings:
     """MR simulated from magnitudes, or adopted from measured k-space (source: measured).
 

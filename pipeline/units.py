@@ -23,7 +23,8 @@ class HeldOut:
 
     def error(self, x: Tensor) -> float:
         """|y - A x| / |y| over the samples kept back, for a volume (z y x) in normalised units."""
-        return float(torch.linalg.vector_norm(self.y - self.A(x)) / torch.linalg.vector_norm(self.y))
+        seen = self.weights > 0
+        return float(torch.linalg.vector_norm((self.y - self.A(x)) * seen) / torch.linalg.vector_norm(self.y * seen))
 
     def to(self, device: torch.device | str) -> Self:
         """The same on another device."""

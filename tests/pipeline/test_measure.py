@@ -163,7 +163,7 @@ def test_a_small_detector_sees_a_disc_and_nothing_outside_it():
         ({"view": 3}, "did you mean 'views'"),
         ({"beam": "cone"}, "parallel, fan"),
         ({"working_matrix": 64, "simulation_model": "linear"}, "must differ"),
-        ({"source": "measured"}, "measure.source"),
+        ({"source": "measured"}, "set measure.source to simulate"),
         ({"photons": -1}, "measure.photons"),
     ],
 )

@@ -43,7 +43,7 @@ WRONG = [
     (ct(measure={"veiws": 3}), "'veiws' in cohorts.a.measure; did you mean 'views'?"),
     (ct(measure={"coils": 8}), "unknown key 'coils' in cohorts.a.measure; known are"),
     ({"cohorts": {"a": {"modality": "mr", "measure": {"views": 3}}}}, "unknown key 'views' in cohorts.a.measure"),
-    (ct(measure={"views": "many"}), "measure.views must be a whole number, not 'many'"),
+    (ct(measure={"views": "many"}), "measure.views must be a whole number or a mapping of keys to values, not 'many'"),
     (ct(measure={"views": 0}), "measure.views must be at least 1, not 0"),
     (ct(solvers=["pamm"]), "solvers[0] is 'pamm', which is not known; did you mean 'pam'?"),
     (ct(solvers=[]), "cohorts.a.solvers must not be empty"),
@@ -217,7 +217,8 @@ def field_names(settings_class: type) -> set[str]:
 
 
 def test_schema_and_stage_settings_name_the_same_keys():
-    assert schema_keys("ct_measure") == field_names(stage_settings.CtMeasureSettings)
+    of_ct = field_names(stage_settings.CtMeasureSettings) | field_names(stage_settings.CtMeasuredSettings)
+    assert schema_keys("ct_measure") == of_ct
     assert schema_keys("mr_measure") == field_names(stage_settings.MrMeasureSettings)
     assert schema_keys("reconstruct") == field_names(stage_settings.ReconstructSettings)
     assert schema_keys("uncertainty") == field_names(stage_settings.UncertaintySettings)
