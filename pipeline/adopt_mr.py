@@ -21,6 +21,8 @@ from pipeline.settings import MrMeasureSettings
 
 # A mask counts as whole if its rectangle holds this share of the places that were measured, and this of the matrix.
 WHOLE_OF_MEASURED, WHOLE_OF_MATRIX = 0.99, 0.5
+# What the truth of thinned data is.
+TRUTH = "root sum of squares of all samples"
 # Correlation with a file's own image below which the log warns.
 LEAST_CORRELATION = 0.95
 
@@ -53,6 +55,7 @@ def adopt_mr(kspace: KSpace, settings: MrMeasureSettings, name: str) -> tuple[Me
     shape = kspace.shape_zyx
     tensors = pack_kspace(kspace.array, kspace.mask) | {"sensitivities": (maps if maps.ndim == 4 else maps[:, 0])}
     metadata = mr_metadata(settings, "measured", shape, kspace.affine, sigma) | {"preparation": said + found}
+    metadata |= {} if truth is None else {"truth": TRUTH}
     measurement = hold_out_kspace(Measurement(tensors, metadata), settings.holdout_fraction, settings.seed)
     if maps.ndim == 5:
         measurement = without_second_set(measurement, maps[:, 1])

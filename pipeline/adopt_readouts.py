@@ -49,6 +49,7 @@ def adopt_readouts(kspace: KSpace, settings: MrMeasureSettings, name: str) -> tu
     tensors = {"samples": samples, "trajectory": path, "density": density, "sensitivities": maps}
     metadata = mr_metadata(settings, "measured", kspace.shape_zyx, kspace.affine, sigma)
     metadata |= {"preparation": said, "readouts": [seen.array.shape[2], seen.array.shape[3]]}
+    metadata |= {} if truth is None else {"truth": "root sum of squares of all readouts, density-compensated"}
     if kept is not None:
         tensors["heldout_samples"], tensors["heldout_trajectory"] = _flat(kept)
         metadata["heldout_noise"] = _noise_share(kept.array, sigma)

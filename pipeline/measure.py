@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         truth_path.unlink(missing_ok=True)
     else:
         what = "filtered backprojection of all views" if measurement.metadata["source"] == "measured" else ""
-        what = what or "what the measurement was simulated from"
+        what = measurement.metadata.get("truth") or what or "what the measurement was simulated from"
         write_volume(truth_path, truth, measurement.affine, np.float32, what)
     write_measurement(arguments.out, measurement)
     return 0
