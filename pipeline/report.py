@@ -22,9 +22,11 @@ from pipeline.report_series import ReportSeries, load_series
 
 ASSETS = Path(__file__).parent / "report_assets"
 SCRIPTS = (
-    "codec.js", "geometry.js", "slices.js", "panel.js", "gestures.js", "readout.js", "modes.js", "render3d.js",
-    "page.js", "controls.js", "start.js",
+    "codec.js", "geometry.js", "slices.js", "panel.js", "gestures.js", "readout.js", "modes.js", "page.js",
+    "controls.js", "start.js",
 )  # fmt: skip
+# Part of a page only where 3D may be offered; before start.js runs.
+SCRIPT_3D = "render3d.js"
 NIIVUE = "0.69.0, BSD-2-Clause"
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -94,7 +96,7 @@ def render_page(series: ReportSeries, max_mb: float, montage_jpeg: bytes | None)
             data=report_page.script_json(report_page.viewer_data(series, packed)),
             niivue=niivue,
             niivue_version=NIIVUE,
-            script="\n".join(_asset(name) for name in SCRIPTS),
+            script="\n".join(_asset(name) for name in ((SCRIPT_3D,) if niivue["js"] else ()) + SCRIPTS),
         )
     )
 

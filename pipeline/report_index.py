@@ -4,10 +4,9 @@ import base64
 import csv
 import json
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
@@ -15,6 +14,7 @@ from pipeline import figures
 from pipeline.paths import StudyPaths
 from pipeline.report_evidence import load_evidence
 from pipeline.report_metrics import Figure, index_figures
+from pipeline.report_provenance import withhold_paths
 from pipeline.report_series import read_metrics
 from pipeline.report_uncertainty import BAD, CARE, Verdict, verdicts
 
@@ -76,16 +76,6 @@ def read_failures(path: Path) -> Iterator[Failure]:
         for row in csv.DictReader(handle, delimiter="\t", restval="", quoting=csv.QUOTE_NONE):
             reason = ": ".join(filter(None, (row.get("stage"), withhold_paths(row.get("message") or NO_REASON))))
             yield Failure(row.get("cohort") or "", row.get("study") or "", row.get("series") or "", reason)
-
-
-def withhold_paths(text: str) -> str:
-    """Absolute paths, which may name a person, as the file's name, or as "(folder)" where there is no file's name."""
-
-    def short(match: re.Match) -> str:
-        name = PurePosixPath(match.group())
-        return f"…/{name.name}" if name.suffix else "(folder)"
-
-    return re.sub(r"(?<![\w.…])/[^\s:;,'\"]+", short, text)
 
 
 def _of_study(paths: StudyPaths, base: Path) -> tuple[list[Entry], list[Failure]]:

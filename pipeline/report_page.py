@@ -125,6 +125,7 @@ def viewer_data(series: ReportSeries, packed: Packed) -> dict[str, Any]:
         "affine": block_affine(series.affine, factor).tolist(),
         "volumes": volumes,
         "shown": series.shown,
+        "truth_name": series.truth_name,
         "interval": series.interval,
         "interval_factor": packed.interval_factor,
         "std_ranks": std_ranks(series),
@@ -171,7 +172,9 @@ def facts(series: ReportSeries, factor: tuple[int, int, int]) -> list[str]:
     for name, words in (("settings.views", "{} views"), ("settings.acceleration", "{}-fold undersampled")):
         if name in measured and measured.get("source") != "measured":
             result.append(words.format(measured[name]))
-    if series.truth is None:
+    if series.measured:
+        result.append("measured data")
+    if series.truth is None or series.measured:
         result.append("no ground truth")
     if factor != (1, 1, 1):
         result.append("shown down-sampled")
@@ -182,6 +185,11 @@ def metrics_caption(series: ReportSeries) -> str:
     """What the table's figures refer to."""
     if series.truth is None:
         return "No ground truth: figures that need none. Green: best of its column."
+    if series.measured:
+        return (
+            "No ground truth: compared with a reconstruction of all measured data, which has noise of its own. Green: "
+            "best of its column and plane."
+        )
     if series.modality == "ct":
         return "HU clipped to [−1000, 1000], data range 2000; RMSE and CRPS in HU. Green: best of its column and plane."
     return "Magnitudes over the truth's 99.5th percentile, data range 1. Green: best of its column and plane."

@@ -3,10 +3,11 @@
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from data.errors import InputError
+from pipeline import provenance as facts
 from pipeline.report_names import method_name
 
 PRIVATE_KEY = re.compile(
@@ -19,7 +20,14 @@ MAX_LIST = 8
 
 
 def provenance(folder: Path, solvers: list[str], header: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    sections: dict[str, Any] = {}
+    """Headings in the order of the page: software and input, each solver's run, prior and uncertainty, and so on.
+
+    header: the measurement's metadata. Folders and files that are not there are left out.
+    """
+    gathered = facts.gather(folder, folder.parent / "ingest" / folder.name, {}, None)
+    checksum = gathered.pop("Measurement", {}).get("Sha256")
+    gathered.pop("Warnings", None)
+    sections: dict[str, Any] = {"Software and input": gathered | {"MeasurementSha256": checksum}}
     for solver in solvers:
         run = read_json(folder / "reconstruct" / solver / "run.json")
         card = run.pop("prior", None)
@@ -33,6 +41,30 @@ def provenance(folder: Path, solvers: list[str], header: dict[str, Any]) -> dict
         sections[f"Baseline: {method_name(path.stem)}"] = read_json(path)
     flat = {title: list(flatten(section)) for title, section in sections.items()}
     return {title: rows for title, rows in flat.items() if rows}
+
+
+def warnings_of(folder: Path, header: dict[str, Any]) -> tuple[str, ...]:
+    """What the ingest and measure stages warned of, without paths; header: the measurement's metadata."""
+    manifest = read_json(folder.parent / "ingest" / "manifest.json").get("series")
+    rows = manifest if isinstance(manifest, list) else []
+    row = next((row for row in rows if isinstance(row, dict) and row.get("series") == folder.name), {})
+    found = [*(row.get("warnings") or []), *(header.get("warnings") or [])]
+    return tuple(dict.fromkeys(withhold_paths(text) for text in found if isinstance(text, str)))
+
+
+def withhold_paths(text: str) -> str:
+    """Absolute paths, which may name a person, as the file's name, or as "(folder)" where there is no file's name.
+
+    Addresses of the web and units such as "/mm" stay as they are.
+    """
+
+    def short(match: re.Match) -> str:
+        name = PurePosixPath(match.group())
+        if match.group().startswith("http") or (len(name.parts) < 3 and not name.suffix):
+            return match.group()
+        return f"…/{name.name}" if name.suffix else "(folder)"
+
+    return re.sub(r"https?://\S+|(?<![\w.…])/[^\s:;,'\"]+", short, text)
 
 
 def _prior_card(value: Any) -> dict[str, Any]:
@@ -65,7 +97,7 @@ def _text(value: Any) -> str:
     return (
         f"(local path) {PurePath(text).name}"
         if _is_shipped_weight(text)
-        else ("(local path withheld)" if LOCAL_PATH.match(text) else text)
+        else ("(local path withheld)" if LOCAL_PATH.match(text) else withhold_paths(text))
     )
 
 

@@ -14,7 +14,7 @@ from data.volume import Volume
 from pipeline.measurement import FILE_NAME, read_metadata
 from pipeline.report_evidence import load_evidence
 from pipeline.report_names import METHOD_NAMES, method_name
-from pipeline.report_provenance import provenance
+from pipeline.report_provenance import provenance, warnings_of
 from pipeline.report_samples import open_samples
 
 
@@ -40,6 +40,8 @@ class ReportSeries:
     `shown` is the key of the reconstruction that the page opens with; `interval` the probability of lower..upper.
     `metrics` has the rows of metrics.tsv as text; `provenance` maps a heading to (name, value) pairs. `curves`,
     `checks`, `conformal` and `alarm` as in Evidence, of the shown solver, which drew `drawn` samples (0: not known).
+    `measured`: the data come from a scanner, and a truth, if any, is a reconstruction of all of them. `warnings` of the
+    ingest and measure stages.
     """
 
     cohort: str
@@ -58,11 +60,21 @@ class ReportSeries:
     conformal: dict[str, Any] = field(default_factory=dict)
     alarm: dict[str, Any] = field(default_factory=dict)
     drawn: int = 0
+    measured: bool = False
+    units: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def unit(self) -> str:
-        """HU for CT, a.u. for MR."""
-        return "HU" if self.modality == "ct" else "a.u."
+        """HU for CT, "rel. HU" where no water value was known; a.u. for MR."""
+        if self.modality != "ct":
+            return "a.u."
+        return "rel. HU" if self.units.startswith("HU relative") else "HU"
+
+    @property
+    def truth_name(self) -> str:
+        """Truth where the measurement was simulated from it; Reference where it was made from all measured data."""
+        return "Reference" if self.measured else "Truth"
 
     @property
     def shape_zyx(self) -> tuple[int, int, int]:
@@ -117,14 +129,18 @@ def load_series(
     if not solvers:
         raise InputError(f"{folder}: no reconstruction to report; run the reconstruct stage first.")
     found = list(_volumes(folder, solvers, _baseline_names(folder, baselines)))
-    images = tuple(Image(key, label, role, volume.array_zyx) for key, label, role, volume in found)
+    reference = "Reference" if header.get("source") == "measured" else "Truth"
+    images = tuple(
+        Image(key, reference if role == "truth" else label, role, volume.array_zyx)
+        for key, label, role, volume in found
+    )
     _check_grid(folder, found)
     reconstructions = [image.key for image in images if image.role == "reconstruction"]
     if not reconstructions:
         raise InputError(f"{folder}: no reconstruction to report; run the reconstruct stage first.")
-    reference = next(volume for key, _, _, volume in found if key == reconstructions[0])
+    grid = next(volume for key, _, _, volume in found if key == reconstructions[0])
     drawn = open_samples(
-        folder / "reconstruct" / solvers[0] / "samples.safetensors", reference.shape, reference.affine, samples
+        folder / "reconstruct" / solvers[0] / "samples.safetensors", grid.shape, grid.affine, samples
     )
     images += tuple(
         Image(f"{solvers[0]}_sample{place}", f"Sample {place}", "sample", array)
@@ -134,8 +150,8 @@ def load_series(
     return ReportSeries(
         *labels,
         modality=header["modality"],
-        affine=reference.affine,
-        spacing_mm=reference.spacing_mm,
+        affine=grid.affine,
+        spacing_mm=grid.spacing_mm,
         images=images,
         shown=reconstructions[0],
         interval=evidence.interval,
@@ -146,6 +162,9 @@ def load_series(
         conformal=evidence.conformal,
         alarm=evidence.alarm,
         drawn=evidence.samples,
+        measured=header.get("source") == "measured",
+        units=str(header.get("units") or ""),
+        warnings=warnings_of(folder, header),
     )
 
 

@@ -64,7 +64,8 @@ class Store {
     if (!truth) return;
     for (const image of this.byRole("reconstruction", "baseline")) {
       const id = `e${image.id.slice(1)}`;
-      this.sources.set(id, { id, pair: [image, truth], label: `Error of ${image.label}`, kind: "error", step: image.step });
+      const label = data.truth_name === "Truth" ? `Error of ${image.label}` : `${image.label} − reference`;
+      this.sources.set(id, { id, pair: [image, truth], label, kind: "error", step: image.step });
     }
   }
 

@@ -51,7 +51,8 @@ function sentences(app, { share, std, interval, truth }) {
   }
   if (truth !== null && interval) {
     const inside = truth >= interval[0] && truth <= interval[1];
-    parts.push([inside ? "data" : "prior", inside ? "The truth lies in the interval ✓" : "The truth lies outside the interval ✗", ""]);
+    const name = `The ${app.data.truth_name.toLowerCase()}`;
+    parts.push([inside ? "data" : "prior", inside ? `${name} lies in the interval ✓` : `${name} lies outside the interval ✗`, ""]);
   }
   return parts;
 }
@@ -59,7 +60,7 @@ function sentences(app, { share, std, interval, truth }) {
 function figures(app, found) {
   const { data } = app;
   const number = (value, sign = "") => (value === null ? "…" : `${sign}${app.show(value)} ${data.unit}`);
-  const items = found.truth === null && !app.store.byRole("truth").length ? [] : [["Truth", number(found.truth)]];
+  const items = found.truth === null && !app.store.byRole("truth").length ? [] : [[data.truth_name, number(found.truth)]];
   for (const { source, value } of [...found.baselines, ...found.reconstructions]) {
     items.push([shortName(source), number(value), source === app.shown ? "chosen" : ""]);
   }
@@ -97,7 +98,7 @@ function plotInterval(app, { interval, shown, truth, baselines, samples }) {
     root.append(svg("circle", { class: "sample", cx: x(value), cy: 17, r: 3.5 }, titled(`${source.label}: ${app.show(value)} ${unit}`)));
   }
   if (truth !== null) {
-    root.append(svg("path", { class: "truth", d: `M${x(truth)} 10l6 7l-6 7l-6 -7z` }, titled(`Truth: ${app.show(truth)} ${unit}`)));
+    root.append(svg("path", { class: "truth", d: `M${x(truth)} 10l6 7l-6 7l-6 -7z` }, titled(`${app.data.truth_name}: ${app.show(truth)} ${unit}`)));
   }
   return root;
 }

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,16 @@ from hypothesis.extra import numpy as arrays_of
 from PIL import Image
 
 from data.nifti import write_volume
-from pipeline import figures, report_budget, report_metrics, report_page, report_uncertainty, report_volumes
+from pipeline import (
+    figures,
+    report_budget,
+    report_metrics,
+    report_page,
+    report_provenance,
+    report_uncertainty,
+    report_volumes,
+)
+from pipeline.measurement import write_tensors
 from pipeline.report import ASSETS, main
 from pipeline.report_provenance import flatten
 from pipeline.report_samples import open_samples
@@ -356,6 +366,46 @@ def test_without_truth_there_is_no_error_view(tmp_path):
     assert "image minus truth" not in text
 
 
+def test_measured_data_are_compared_with_a_reference_and_never_with_a_truth(tmp_path):
+    make_series(tmp_path / "s/n")
+    header = {"modality": "ct", "affine": AFFINE.tolist(), "source": "measured", "units": "HU relative to something"}
+    header["warnings"] = [f"a ring at bin 7 in /scans/Doe_Jane/a.tif {HOSTILE}"]
+    write_tensors(tmp_path / "s/n/measurement/measurement.safetensors", {"x": np.zeros(1, np.float32)}, header)
+    write_manifest(tmp_path / "s", [{"series": "n", "accepted": True, "warnings": ["48 frames of reference"]}])
+    series = load_series(tmp_path / "s/n", LABELS)
+    assert (series.truth.label, series.unit) == ("Reference", "rel. HU")
+    assert run_page(tmp_path / "s/n", tmp_path / "page.html") == 0
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    text = Elements(html).text
+    for words in ("measured data · no ground truth", "has noise of its own", "48 frames of reference", "…/a.tif"):
+        assert words in text
+    assert HOSTILE in text
+    assert "image minus truth" not in text.lower()
+    assert "Doe_Jane" not in html
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2.2's contrast ratio of two colours #rrggbb."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_stands_out_from_its_ground():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", (ASSETS / "style.css").read_text(encoding="utf-8")))
+    for ink in ("text", "soft", "accent", "bad", "warn"):
+        for ground in ("ground", "panel", "raised"):
+            assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
+    assert contrast(colours["accent-ink"], colours["accent"]) >= 4.5
+    assert contrast(colours["warn"], colours["warn-ground"]) >= 4.5
+
+
 def test_best_baseline_and_best_cells_follow_the_figures(tmp_path):
     make_series(tmp_path / "n")
     series = load_series(tmp_path / "n", LABELS)
@@ -443,3 +493,10 @@ def test_vendored_viewer_is_the_one_its_note_names():
     digest = hashlib.sha256((folder / "niivue.umd.js").read_bytes()).hexdigest()
     assert digest in (folder / "VERSION.txt").read_text()
     assert "BSD 2-Clause" in (folder / "LICENSE").read_text()
+
+
+def test_paths_are_withheld_and_addresses_and_units_are_not():
+    withhold = report_provenance.withhold_paths
+    assert withhold("see /scans/Doe_Jane/a.dcm: torn; /home/jane is full") == "see …/a.dcm: torn; (folder) is full"
+    for text in ("0.02 /mm", "https://creativecommons.org/licenses/by/4.0/", "and/or", "1/mm"):
+        assert withhold(text) == text
