@@ -73,7 +73,10 @@ def of_method(series_dir: Path, method: str) -> dict[str, Any]:
 
 
 def sentence(facts: dict[str, Any], method: dict[str, Any]) -> str:
-    """The same facts as one text of at most 1,024 ASCII characters, for DICOM's ContributionDescription."""
+    """The same facts as one text of at most 1,024 ASCII characters, for DICOM's ContributionDescription.
+
+    Times and memory are left to the sidecars: the same run twice must give the same objects under the same UIDs.
+    """
     prior = method.get("Prior", {})
     words = [
         f"{method['Method']}",
@@ -81,7 +84,7 @@ def sentence(facts: dict[str, Any], method: dict[str, Any]) -> str:
         f"seed {method['Seed']}" if "Seed" in method else "",
         f"{method['Samples']} samples" if "Samples" in method else "",
         f"{method['NetworkCalls']} network calls" if "NetworkCalls" in method else "",
-        f"{method['Seconds']:.1f} s on {method.get('Device', 'unknown')}" if "Seconds" in method else "",
+        f"on {method['Device']}" if "Device" in method else "",
         f"input sha256 {facts['Input']['Sha256']}" if "Sha256" in facts.get("Input", {}) else "",
         f"measurement sha256 {facts['Measurement']['Sha256']}" if "Measurement" in facts else "",
         f"config sha256 {facts['ConfigSha256']}" if "ConfigSha256" in facts else "",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from tests.robustness.fault_runner import Request
 ROOT = Path(__file__).parents[2]
 TINY = Series(slices=7, rows=32, columns=32, pixel_mm=(4.0, 4.0), spacing_mm=4.0)
 VOLATILE = {"seconds", "peak_mem_mb", "started", "ended", "finished", "time", "duration_s", "created", "date"}
+VOLATILE |= {"stages", "peakmemorymib"}
+# A key of the tests alone: two runs give the same pseudonyms.
+KEY_FILE = Path(__file__).parent / "deidentify.key"
 STAGE_NAMES = (
     "ingest", "measure", "baseline", "reconstruct", "uncertainty", "support", "alarm", "evaluate", "export", "page",
     "summary", "index",
@@ -36,12 +40,14 @@ class Stage:
 
 
 class Runner:
-    """The process of tests.robustness.fault_runner, with its environment."""
+    """The process of tests.robustness.fault_runner, with its environment and working directory."""
 
-    def __init__(self, environment: dict[str, str] | None = None):
+    def __init__(self, folder: Path = ROOT, **environment: str):
+        self.folder = folder
         command = [sys.executable, "-m", "tests.robustness.fault_runner"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, bufsize=1, **pipes)
+        environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+        self.process = subprocess.Popen(command, cwd=folder, env=environment, text=True, bufsize=1, **pipes)
 
     def __call__(self, request: Request) -> dict:
         self.process.stdin.write(json.dumps(vars(request)) + "\n")
@@ -61,6 +67,7 @@ def tiny_config(studies: Path, prior: str) -> dict:
         "measure": {"views": 8, "working_matrix": 32},
         "baselines": ["fbp"],
         "reconstruct": {"prior": prior, "samples": 2, "levels": 2, "device": "cpu"},
+        "export": {"key_file": str(KEY_FILE)},
     }
     return {"cohorts": {"tiny": cohort}}
 
@@ -131,6 +138,8 @@ def _steady(path: Path) -> bytes:
     content = path.read_bytes()
     if path.suffix == ".json":
         return json.dumps(_without_times(json.loads(content)), sort_keys=True).encode()
+    if path.name == "SHA256SUMS":
+        return b"".join(line for line in content.splitlines(True) if not line.endswith(b".json\n"))
     return content
 
 
