@@ -18,6 +18,7 @@ from data.dicom_deidentify import FACE, Identity, Kept, Pseudonyms, may_show_fac
 from data.dicom_derived import RESEARCH_ONLY, Maker, SeriesText, Source, as_displayed, read_source, write_series
 from data.dicom_parametric_map import write_parametric_map
 from data.dicom_technique import body_part
+from data.errors import InputError
 from data.nifti import read_volume
 from data.volume import Volume
 from pipeline import provenance
@@ -56,7 +57,18 @@ def source_of(record: dict[str, Any] | None) -> Source | None:
     if record is None or record.get("kind") != "dicom":
         return None
     files, planes = (_places(record.get(key)) for key in ("files", "planes"))
-    return read_source(files, planes)
+    source = read_source(files, planes)
+    _refuse_other_images(record, source)
+    return source
+
+
+def _refuse_other_images(record: dict[str, Any], source: Source) -> None:
+    """InputError where a file is not the one that ingest read: the header might be another patient's."""
+    entries = (entry for key in ("files", "planes") for entry in record.get(key) or () if entry)
+    ingested = {entry["path"]: entry.get("instance") for entry in entries}
+    for frame in (source.first, *source.frames):
+        if ingested.get(str(frame.path)) not in (None, frame.instance):
+            raise InputError(f"{frame.path} is another image than the one that was read: ingest the study again.")
 
 
 def _places(entries: list[dict[str, Any] | None] | None) -> list[tuple[Path, int]]:
