@@ -98,7 +98,8 @@ def _decode(frames: list[Frame]) -> Iterator[np.ndarray]:
         raise
     except BaseException as error:  # decoders in Rust panic with an exception that is no Exception
         syntax = UID(dataset.file_meta.get("TransferSyntaxUID", ""))
-        how, advice = (f" ({syntax.name})", ", or export it uncompressed") if syntax.is_compressed else ("", "")
+        packed = syntax.is_transfer_syntax and syntax.is_compressed
+        how, advice = (f" ({syntax.name})", ", or export it uncompressed") if packed else ("", "")
         raise InputError(
             f"{first.path} holds pixels that cannot be decoded{how}: copy it again{advice}.", "undecodable"
         ) from error
@@ -119,6 +120,8 @@ def _check_pixels(path: Path, dataset: Dataset, shape: tuple[int, int, int]) -> 
         dataset.file_meta.TransferSyntaxUID = syntax = UID(guessed)
     if not pixels:
         raise InputError(f"{path} ends before its pixels do: copy it again from its source.", "truncated")
+    if not syntax.is_transfer_syntax:
+        raise InputError(f"{path} is written in a transfer syntax that nobody knows: export it again.", "compression")
     if not syntax.is_compressed or syntax.is_deflated:
         claimed = int(np.prod(shape, dtype=np.int64)) * int(dataset.BitsAllocated) // 8
         if len(pixels) < claimed:

@@ -154,12 +154,11 @@ def _place(path: Path, image) -> tuple[np.ndarray, list[str]]:
     """(affine to RAS mm, warnings in words)."""
     warnings = []
     affine = np.asarray(image.affine, float)
-    qform, sform = image.header.get_qform(coded=True)[0], image.header.get_sform(coded=True)[0]
-    if qform is not None and sform is not None and np.isfinite(qform).all() and np.isfinite(sform).all():
-        apart_mm = _farthest(qform, sform, image.shape[:3])
-        if apart_mm > FORMS_AGREE_MM:
-            warnings.append(f"qform and sform place voxels up to {apart_mm:.2f} mm apart; the sform is used")
-    unit = image.header.get_xyzt_units()[0]
+    apart_mm = _forms_apart_mm(image)
+    if not apart_mm <= FORMS_AGREE_MM:
+        how = f"up to {apart_mm:.2f} mm apart" if math.isfinite(apart_mm) else "differently"
+        warnings.append(f"qform and sform place voxels {how}; the sform is used")
+    unit = _unit(image)
     if unit in UNITS_MM:
         affine = np.diag([UNITS_MM[unit]] * 3 + [1]) @ affine
         warnings.append(f"lengths are in {unit}s in the header and are taken as such")
@@ -170,7 +169,21 @@ def _place(path: Path, image) -> tuple[np.ndarray, list[str]]:
     return affine, warnings
 
 
-def _farthest(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
-    """The largest distance in mm between the places that two affines give to a corner of the volume."""
+def _unit(image) -> str:
+    try:
+        return image.header.get_xyzt_units()[0]
+    except KeyError:
+        return "unknown"
+
+
+def _forms_apart_mm(image) -> float:
+    """The largest distance in mm between the places that qform and sform give to a corner; 0 unless both are set."""
+    try:
+        qform, sform = image.header.get_qform(coded=True)[0], image.header.get_sform(coded=True)[0]
+    except ValueError:
+        return math.inf  # a quaternion that is no rotation
+    if qform is None or sform is None:
+        return 0.0
+    shape = image.shape[:3]
     corners = np.array([[x, y, z, 1] for x in (0, shape[0]) for y in (0, shape[1]) for z in (0, shape[2])])
-    return float(np.linalg.norm(((one - other) @ corners.T)[:3], axis=0).max())
+    return float(np.linalg.norm(((qform - sform) @ corners.T)[:3], axis=0).max())

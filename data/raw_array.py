@@ -23,8 +23,11 @@ TEXT_BYTES_A_NUMBER = 40
 def beside(header: Path, name: str) -> Path:
     """The data file that a header names, in its folder or below. Raises InputError "outside" for any other place."""
     path = header.parent / name
-    home = header.parent.resolve()
-    if not name or Path(name).is_absolute() or ".." in Path(name).parts or not path.resolve().is_relative_to(home):
+    try:
+        inside = path.resolve().is_relative_to(header.parent.resolve())
+    except (OSError, ValueError):
+        inside = False
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts or not inside:
         raise InputError(f"{header} names a data file outside its own folder: put both into one folder.", "outside")
     return path
 

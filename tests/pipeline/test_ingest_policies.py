@@ -90,7 +90,7 @@ def test_slice_direction_is_chosen_and_recorded(tmp_path, direction, slices):
 
 def test_slab_is_taken_in_the_chosen_direction(tmp_path):
     build.write(SERIES, tmp_path / "study")
-    out, (row,) = take(tmp_path, slice_direction="coronal", slices=[2, 5])
+    _, (row,) = take(tmp_path, slice_direction="coronal", slices=[2, 5])
     assert row["shape_zyx"] == [3, 7, 16]
 
 
