@@ -103,8 +103,8 @@ def page(table: list[str], volumes: list[Path], slices: int, seconds: float) -> 
         f"{SAMPLES} samples. {machine()}. {seconds / 60:.0f} minutes.",
         "",
         "PaM's one weight is the variance that it gives the denoiser's error: the network's own prediction times a",
-        "factor from the prior's card, which is fitted on a few tasks. On other tasks, and on other patients, the error",
-        "is smaller or larger; the residual of the second level tells by how much (solvers/measured_error.py).",
+        "factor from the prior's card, which is fitted on a few tasks. On other tasks, and on other patients, the",
+        "error is smaller or larger; the residual of the second level tells by how much (solvers/measured_error.py).",
         "`measured` is the default; `fixed` is the card's factor alone; the best of the factors "
         + ", ".join(f"{factor:g}" for factor in FACTORS)
         + " needs the truth",

@@ -7,7 +7,8 @@ estimates PaM is run and, at every noise level, the squared error of the denoise
 with the predicted variance: their ratio, averaged over tasks in the logarithm, is the table r2_scale["point"]. Two
 passes, since the ratio shapes the path; then one factor, the correlation of the error (card `error`) and the factor
 again are chosen by PSNR. For samples, whose path is that of white noise, one number serves all levels: the one at which
-spread equals error, (1 + 1/K) V / B = 1.
+spread equals error, (1 + 1/K) V / B = 1. Last, how large the measured part of the error is on these tasks
+(solvers/measured_error.py): on other studies the table is scaled with theirs (card `measured`).
 """
 
 import argparse
@@ -31,6 +32,10 @@ from models.prior import CARD, SlicePrior, load_prior
 from pipeline import measure
 from pipeline.cli import json_object, main_wrapper
 from pipeline.problem import load_problem
+from solvers.correction import ErrorModel, error_correlation
+from solvers.draws import Draws
+from solvers.measured_error import error_scale
+from solvers.pam import MEASURED_LEVEL
 from solvers.problem import Problem
 from solvers.run import run_solver
 
@@ -39,6 +44,8 @@ FACTORS = {"point": (0.25, 0.5, 1.0, 2.0), "sample": (1.0, 2.0, 4.0, 8.0)}
 ERRORS = tuple({"length_mm": length, "pixels": pixels} for length in (6.0, 0.0) for pixels in (1.0, 2.0, 3.0))
 FIRST_ERROR = {"ct": ERRORS[0], "mr": ERRORS[3]}
 PASSES = 2
+# A residual below the noise measures no error at all.
+LEAST_SCALE = 0.01
 GRID = tuple(float(s) for s in np.geomspace(0.02, 1.5, 12))
 
 
@@ -52,15 +59,19 @@ class Task:
 
 
 class RecordingPrior:
-    """A prior that notes (sigma, mean squared error, mean predicted variance) whenever it denoises."""
+    """A prior that notes (sigma, mean squared error, mean predicted variance) whenever it denoises unreflected volumes,
+    and keeps the denoised volume of level MEASURED_LEVEL."""
 
     def __init__(self, prior: SlicePrior, truth: Tensor):
         self.prior, self.truth = prior, truth
         self.card = prior.card
         self.rows: list[tuple[float, float, float]] = []
+        self.measured: Denoised | None = None
 
     def denoise(self, x, sigma, spacing_mm, noise_correlation=0.0) -> Denoised:
         denoised = self.prior.denoise(x, sigma, spacing_mm, noise_correlation)
+        if len(self.rows) == MEASURED_LEVEL:
+            self.measured = denoised
         inside = body(self.truth)
         error = squared_error(denoised.mean, self.truth)[inside].mean()
         self.rows.append((sigma, float(error), float(denoised.variance[inside].mean())))
@@ -146,9 +157,25 @@ class Fit:
         """r2_scale["point"] on GRID along the paths that the card as it is leads to."""
         recorders = [RecordingPrior(self.prior, task.truth) for task in self.tasks]
         for task, recorder in zip(self.tasks, recorders, strict=True):
-            run_solver("pam", task.problem, recorder, self.settings | {"mode": "point", "trust": 1.0})
-            self.bar.update()
+            self.run_recorded(task, recorder, "point")
         return fit_table([recorder.rows for recorder in recorders])
+
+    def run_recorded(self, task: Task, recorder: RecordingPrior, purpose: str) -> None:
+        """PaM in the volume's own frame, as the recorder compares with the truth there."""
+        run_solver("pam", task.problem, recorder, self.settings | {"mode": purpose, "trust": 1.0, "reflect": False})
+        self.bar.update()
+
+    def measured(self, purpose: str) -> float:
+        """Card `measured`: the inverse of the geometric mean over tasks of `error_scale`, with the card as settled."""
+        scales = []
+        for task in self.tasks:
+            recorder = RecordingPrior(self.prior, task.truth)
+            self.run_recorded(task, recorder, purpose)
+            sigma = recorder.rows[MEASURED_LEVEL][0]
+            variance = self.prior.r2_scale(sigma, purpose) * recorder.measured.variance
+            error = ErrorModel(variance.sqrt(), error_correlation(task.problem, self.prior, purpose, None, None))
+            scales.append(max(error_scale(task.problem, recorder.measured.mean, error, Draws(0)), LEAST_SCALE))
+        return round(float(np.exp(-np.mean(np.log(scales)))), 3)
 
     def point(self) -> dict[str, Any]:
         """Table, factor and error correlation of point estimates; the correlation goes onto the prior's card."""
@@ -182,7 +209,7 @@ class Fit:
     def runs(self) -> int:
         """Solver runs at most."""
         point = PASSES + len(FACTORS["point"]) + len(ERRORS) - 1 + 3
-        return len(self.tasks) * (point + self.samples * len(FACTORS["sample"]))
+        return len(self.tasks) * (point + self.samples * len(FACTORS["sample"]) + 2)
 
 
 def best_factor(scores: dict[float, list[float]], purpose: str) -> float:
@@ -214,8 +241,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         fit = Fit(prior, tasks, settings.get("pam", {}), samples, tqdm(unit="run", desc="calibrate"))
         fit.bar.total = fit.runs()
         fitted = {"point": fit.point(), "sample": fit.sample()}
+        prior.card["r2_scale"] = {purpose: settled(table) for purpose, table in fitted.items()}
+        measured = {purpose: fit.measured(purpose) for purpose in fitted}
         fit.bar.close()
-    card = prior.card | {"r2_scale": {purpose: settled(table) for purpose, table in fitted.items()}}
+    card = prior.card | {"measured": measured}
     card["calibration"] = {"settings": settings, "series": [path.parent.name for path in arguments.series]}
     with atomic_path(arguments.prior / CARD) as part:
         part.write_text(json.dumps(card, indent=1), encoding="utf-8")

@@ -83,3 +83,14 @@ def test_fit_keeps_the_best_of_what_it_tried():
     assert point["scores"][str(point["factor"])][0] == max(scores[0] for scores in point["scores"].values())
     spread = [sample["scores"][str(factor)][0] for factor in sorted(map(float, sample["scores"]))]
     assert spread == sorted(spread)
+
+
+@pytest.mark.parametrize(("length", "found"), [(0.0, 1.0), (1.5, 0.27)])
+def test_measured_is_one_where_the_error_is_as_white_as_the_prior_says(length, found):
+    """Of an error that is smooth, more is seen than a white one of the same variance would show."""
+    prior = stationary_prior((12, 12), 0.5, length)
+    prior.card["error"] = {"sample": {"length_mm": 0.0, "pixels": 0.0}}
+    problem, truth = make_problem((40, 12, 12), 60, 0.05, prior)
+    with tqdm(disable=True) as bar:
+        fit = Fit(prior, [Task("t", problem, truth)], {"levels": 6, "cg_iterations": 20}, 3, bar)
+        assert fit.measured("sample") == pytest.approx(found, rel=0.25)
