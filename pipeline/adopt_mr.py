@@ -10,7 +10,7 @@ import numpy as np
 from data.errors import InputError
 from data.kspace_common import KSpace
 from pipeline import kspace as ks
-from pipeline.adopt_readouts import adopt_readouts, prepared_coils
+from pipeline.adopt_readouts import adopt_readouts, preparation, prepared_coils
 from pipeline.measure_mr import check_settings, make_mask, mr_metadata
 from pipeline.measurement import Measurement, pack_kspace, unpack_kspace
 from pipeline.mr_prepare import remove_oversampling, rss_image
@@ -54,7 +54,7 @@ def adopt_mr(kspace: KSpace, settings: MrMeasureSettings, name: str) -> tuple[Me
     maps, found = _maps(kspace, settings, name)
     shape = kspace.shape_zyx
     tensors = pack_kspace(kspace.array, kspace.mask) | {"sensitivities": (maps if maps.ndim == 4 else maps[:, 0])}
-    metadata = mr_metadata(settings, "measured", shape, kspace.affine, sigma) | {"preparation": said + found}
+    metadata = mr_metadata(settings, "measured", shape, kspace.affine, sigma) | preparation(said + found)
     metadata |= {} if truth is None else {"truth": TRUTH}
     measurement = hold_out_kspace(Measurement(tensors, metadata), settings.holdout_fraction, settings.seed)
     if maps.ndim == 5:

@@ -48,12 +48,17 @@ def adopt_readouts(kspace: KSpace, settings: MrMeasureSettings, name: str) -> tu
         maps, said = found.numpy().astype(np.complex64), said + log
     tensors = {"samples": samples, "trajectory": path, "density": density, "sensitivities": maps}
     metadata = mr_metadata(settings, "measured", kspace.shape_zyx, kspace.affine, sigma)
-    metadata |= {"preparation": said, "readouts": [seen.array.shape[2], seen.array.shape[3]]}
+    metadata |= preparation(said) | {"readouts": [seen.array.shape[2], seen.array.shape[3]]}
     metadata |= {} if truth is None else {"truth": "root sum of squares of all readouts, density-compensated"}
     if kept is not None:
         tensors["heldout_samples"], tensors["heldout_trajectory"] = _flat(kept)
         metadata["heldout_noise"] = _noise_share(kept.array, sigma)
     return Measurement(tensors, metadata), truth
+
+
+def preparation(said: list[str]) -> dict[str, list[str]]:
+    """What the log says, for the metadata: all steps, and again those that are warnings."""
+    return {"preparation": said, "warnings": [s.removeprefix("warning: ") for s in said if s.startswith("warning: ")]}
 
 
 def prepared_coils(kspace: KSpace, settings: MrMeasureSettings, name: str) -> tuple[KSpace, np.ndarray, list[str]]:

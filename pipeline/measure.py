@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     measurement, truth = measure(arguments.input, json_object(arguments.settings))
-    for line in measurement.metadata.get("preparation", []):
+    done = measurement.metadata.get("preparation", [])
+    for line in [f"{name}: {value}" for name, value in done.items()] if isinstance(done, dict) else done:
         print(line)
     measurement = with_start(measurement)
     truth_path = arguments.out / "truth.nii.gz"
