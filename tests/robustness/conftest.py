@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.robustness.identity import plant
 from tests.robustness.stages import Runner, Stage, chain, snapshot, write_study
 from tests.workflow.conftest import phantoms, priors  # noqa: F401
 
@@ -21,6 +22,7 @@ class Tree:
     stages: dict[str, Stage]
     replies: dict[str, dict]
     outputs: dict[str, dict[str, str]]
+    planted: set[bytes]
 
     def trial(self, name: str) -> Path:
         """Where the stage is to write next: in a new folder, as far from the tree as its undisturbed output is."""
@@ -30,8 +32,9 @@ class Tree:
 
 
 @pytest.fixture(scope="session")
-def runner():
-    started = Runner()
+def runner(tmp_path_factory):
+    """Its working directory is a folder of its own, where export keeps its key."""
+    started = Runner(folder=tmp_path_factory.mktemp("runner"))
     yield started
     started.close()
 
@@ -41,7 +44,7 @@ def tree(runner, priors, tmp_path_factory) -> Tree:  # noqa: F811
     """Every stage run once without a fault, in the tree and into a folder of its own."""
     home = tmp_path_factory.mktemp("tree")
     study, results = home / "study", home / "results"
-    write_study(study)
+    planted = plant(write_study(study))
     replies, outputs = {}, {}
     stages = chain(study, results, priors["ct"])
     done = runner(stages["ingest"].request())
@@ -55,4 +58,4 @@ def tree(runner, priors, tmp_path_factory) -> Tree:  # noqa: F811
         replies[name] = runner(stage.request(alone))
         assert replies[name]["rc"] == 0, (name, replies[name]["err"])
         outputs[name] = snapshot(alone.parent)
-    return Tree(study, results, stages, replies, outputs)
+    return Tree(study, results, stages, replies, outputs, planted)

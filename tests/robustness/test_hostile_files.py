@@ -14,9 +14,9 @@ MEMORY_MB, CPU_S = 1500, 30
 
 
 @pytest.fixture(scope="module")
-def reader():
+def reader(tmp_path_factory):
     """A runner that has imported nothing but ingest."""
-    started = Runner()
+    started = Runner(tmp_path_factory.mktemp("reader"))
     yield started
     started.close()
 

@@ -78,7 +78,7 @@ def test_read_only_output(runner, tree, name):
 
 
 @pytest.mark.fault("home and temporary folders full and read-only")
-def test_full_home_and_temporary_folders(tree, tmp_path, record_property):
+def test_full_home_and_temporary_folders(runner, tree, tmp_path, record_property):
     """matplotlib, torch and others like to keep things at home; the stages do not need it."""
     full = tmp_path / "full"
     full.mkdir()
@@ -88,15 +88,15 @@ def test_full_home_and_temporary_folders(tree, tmp_path, record_property):
     if not mounted:
         full.chmod(0o500)
     names = ("HOME", "TMPDIR", "TMP", "TEMP", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")
-    runner = Runner(os.environ | dict.fromkeys(names, str(full)))
+    started = Runner(runner.folder, **dict.fromkeys(names, str(full)))
     try:
         for name in STAGES_AT_HOME:
             out = tree.trial(name)
-            done = runner(tree.stages[name].request(out))
+            done = started(tree.stages[name].request(out))
             assert done["rc"] == 0, (name, done["err"])
             assert snapshot(out.parent) == tree.outputs[name]
     finally:
-        runner.close()
+        started.close()
         if mounted:
             subprocess.run(["umount", str(full)], check=False)
     record_property("measured", f"{', '.join(STAGES_AT_HOME)} end as ever")
