@@ -257,3 +257,17 @@ def test_any_change_is_read_or_refused(tmp_path_factory, form):
             READERS[form](path)
 
     read()
+
+
+@pytest.mark.hostile("what the property tests found")
+def test_findings(tmp_path):
+    (path,) = build.write(build.Series(slices=1), tmp_path)
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.9.1\0"))
+    assert reason(read_pixels, tuple(read_frames(path))) == "compression"
+    text = "DimSize = 4 3 2\nElementType = MET_SHORT\nElementDataFile = a\0b\n"
+    (tmp_path / "v.mha").write_text(text)
+    assert reason(read_metaimage, tmp_path / "v.mha") == "outside"
+    volume = read_volume(nifti(tmp_path / "q.nii", quatern_b=2.0))
+    assert volume.meta["warnings"] == ["qform and sform place voxels differently; the sform is used"]
+    assert read_volume(nifti(tmp_path / "u.nii", xyzt_units=5)).spacing_mm == (3, 2, 1)
