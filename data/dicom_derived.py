@@ -107,7 +107,7 @@ def write_series(
     stored, slope = quantise(array_zyx, whole=source.modality == "ct" and text.exact)
     common = series_header(source, affine, stored.shape, text, identity, maker)
     _values(common, source, slope, text)
-    uids = [identity.uid(source.first.series_uid), digest(stored, _encoded(common))]
+    uids = [identity.uid(source.first.series_uid), digest(stored, (_encoded(common), affine.tolist()))]
     common.SeriesInstanceUID = generate_uid(entropy_srcs=uids)
     folder.mkdir(parents=True)
     headers = []
@@ -183,14 +183,19 @@ def corner_lps(affine: np.ndarray, z: int) -> np.ndarray:
 
 def quantise(array: np.ndarray, whole: bool) -> tuple[np.ndarray, float]:
     """(int16, slope): slope 1 if whole numbers are asked for and fit, otherwise the largest value fills the range."""
-    largest = float(np.abs(array).max())
+    largest = max(float(array.max()), -float(array.min()))
     slope = 1.0 if whole and largest <= LARGEST else max(float(decimal(largest / LARGEST * (1 + 1e-7))), 1e-12)
-    return np.rint(np.asarray(array, np.float64) / slope).clip(-LARGEST, LARGEST).astype("<i2"), slope
+    stored = np.empty(array.shape, "<i2")
+    for plane, written in zip(array, stored, strict=True):
+        written[...] = np.rint(plane.astype(np.float64) / slope).clip(-LARGEST, LARGEST)
+    return stored, slope
 
 
 def digest(array: np.ndarray, rest: object) -> str:
     """SHA-256 of an array's bytes and of what goes with it."""
-    return sha256(np.ascontiguousarray(array).tobytes() + repr(rest).encode()).hexdigest()
+    hashed = sha256(memoryview(np.ascontiguousarray(array)).cast("B"))
+    hashed.update(repr(rest).encode())
+    return hashed.hexdigest()
 
 
 def _encoded(dataset: Dataset) -> bytes:
@@ -274,4 +279,6 @@ def _values(dataset: Dataset, source: Source, slope: float, text: SeriesText) ->
     dataset.RescaleType = "HU" if source.modality == "ct" else "US"
     if text.window is not None:
         centre, width = text.window
-        dataset.WindowCenter, dataset.WindowWidth = decimal(round(centre, 3)), decimal(max(round(width, 3), 1.0))
+        dataset.WindowCenter, dataset.WindowWidth = f"{centre:.6g}", f"{max(width, 1e-6):.6g}"
+        if width < 1:
+            dataset.VOILUTFunction = "LINEAR_EXACT"

@@ -62,6 +62,7 @@ def _map(values: np.ndarray, affine: np.ndarray, sources: list[Dataset], text: S
         value_range=(0.0, float(values.max())), quantity_definition=STANDARD_DEVIATION,
     )  # fmt: skip
     centre, width = text.window or (float(values.max()) / 2, float(values.max()))
+    shown = highdicom.VOILUTTransformation(float(centre), max(float(width), 1e-6), None, "LINEAR_EXACT")
     with catch_warnings():
         simplefilter("ignore")
         return ParametricMap(
@@ -77,7 +78,7 @@ def _map(values: np.ndarray, affine: np.ndarray, sources: list[Dataset], text: S
             device_serial_number="none",
             contains_recognizable_visual_features=False,
             real_world_value_mappings=[mapping],
-            voi_lut_transformations=[highdicom.VOILUTTransformation(float(centre), max(float(width), 1e-6))],
+            voi_lut_transformations=[shown],
             content_label="UNCERTAINTY",
             content_description="Standard deviation, research only",
             derived_pixel_contrast=DerivedPixelContrastValues.STD_DEVIATION,

@@ -13,7 +13,6 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from pipeline import provenance
 from pipeline.cli import json_object, main_wrapper
 from pipeline.export_dicom import Plan, face_warning, identity_of, source_of, window, write_dicom
 from pipeline.export_items import ExportSettings, Item, export_settings, find_items
+from pipeline.measurement import file_digest
 from pipeline.paths import label
 from pipeline.viewers import Layer, shown_range, write_viewers
 
@@ -124,7 +124,7 @@ def _sidecar(
         "SpatialReference": "scanner",
         "VoxelSizeMmXYZ": [round(value, 6) for value in volume.spacing_mm[::-1]],
         "Shape": list(volume.shape[::-1]),
-        "Sha256": sha256(path.read_bytes()).hexdigest(),
+        "Sha256": file_digest(path),
         "IntendedUse": RESEARCH_ONLY,
         "Provenance": facts | {"Reconstruction": provenance.of_method(series_dir, item.method)},
     }

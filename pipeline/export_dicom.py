@@ -25,7 +25,8 @@ from pipeline import provenance
 from pipeline.export_items import ExportSettings, Item
 
 MADE_FROM = "from undersampled measurements"
-FIRST_NUMBER, NUMBERS_A_METHOD = 9001, 10
+# Series numbers: far from a scanner's, and apart for every series of a study and every method.
+FIRST_NUMBER, NUMBERS_A_SERIES, NUMBERS_A_METHOD, SERIES_TOLD_APART = 900_000, 100, 10, 1000
 OFFSETS = {"recon": 0, "std": 1, "parametric_map": 2, "point": 3, "lower": 4, "upper": 5, "baseline": 0}
 KINDS = {
     "recon": "RECONSTRUCTION",
@@ -94,12 +95,18 @@ def write_dicom(items: list[Item], folder: Path, plan: Plan) -> None:
     methods = list(dict.fromkeys(item.method for item in items))
     for number, method in enumerate(methods):
         own = {item.kind: item for item in items if item.method == method}
-        first = FIRST_NUMBER + NUMBERS_A_METHOD * number
+        first = _first_number(plan.source) + NUMBERS_A_METHOD * number
         if "recon" in own:
             _write_solver(own, folder, plan, first)
         elif "baseline" in plan.settings.dicom_series and "baseline" in own:
             volume = _volume(own["baseline"], plan)
             _write(folder / method, volume, _text(own["baseline"], volume, plan, first), plan, method)
+
+
+def _first_number(source: Source) -> int:
+    own = source.header.get("SeriesNumber")
+    own = abs(int(own)) % SERIES_TOLD_APART if isinstance(own, int) else 0
+    return FIRST_NUMBER + NUMBERS_A_SERIES * own + 1
 
 
 def _write_solver(own: dict[str, Item], folder: Path, plan: Plan, first: int) -> None:

@@ -92,8 +92,9 @@ def _of_solver(folder: Path, point: Path) -> Iterator[Item]:
     what = "standard deviation of the posterior samples"
     yield Item(folder / "std.nii.gz", method, "std", entities.format("std"), what, "std")
     for path in sorted([*folder.glob("lower*.nii.gz"), *folder.glob("upper*.nii.gz")]):
-        end = re.sub(r"[^A-Za-z0-9]", "p", path.name.removesuffix(".nii.gz"))
-        yield Item(path, method, end[:5], entities.format(end), f"{end[:5]} end of the {end[5:]} % interval", end)
+        name = path.name.removesuffix(".nii.gz")
+        end = re.sub(r"[^A-Za-z0-9]", "p", name)
+        yield Item(path, method, name[:5], entities.format(end), f"{name[:5]} end of the {name[5:]} % interval", end)
     for path in sorted(folder.glob("conformal_*.nii.gz")):
         end = re.sub(r"[^A-Za-z0-9]", "", path.name.removesuffix(".nii.gz"))
         yield Item(path, method, "map", entities.format(end), "end of the conformal interval")
