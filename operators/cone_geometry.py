@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from operators.ct_geometry import FanBeam, ImageGrid
+from operators.ct_geometry import Beam, FanBeam, ImageGrid, beam_from_dict
 
 
 def _require_positive(name: str, value: float) -> None:
@@ -241,6 +241,11 @@ def cone_from_dict(values: dict) -> ConeGeometry:
     if kind not in CONE_TYPES:
         raise ValueError(f"Unknown cone-beam type {kind!r}; it must be 'cone' or 'cone_vec'.")
     return CONE_TYPES[kind].from_dict(values)
+
+
+def any_beam_from_dict(values: dict) -> Beam | ConeGeometry:
+    """The beam of any type written by ``to_dict``; raises ValueError for an unknown ``type``."""
+    return cone_from_dict(values) if values.get("type") in CONE_TYPES else beam_from_dict(values)
 
 
 def views_through_voxels(grid: VolumeGrid, beam: ConeGeometry) -> np.ndarray:

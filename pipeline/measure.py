@@ -15,6 +15,7 @@ from pipeline.cli import json_object, main_wrapper
 from pipeline.ingest_kspace import read_series
 from pipeline.ingest_projections import FILE_NAME as PROJECTIONS
 from pipeline.ingest_projections import read_ingested
+from pipeline.measure_cone import simulate_cone
 from pipeline.measure_ct import hold_out_views, simulate_ct
 from pipeline.measure_ct_measured import adopt_ct, measured_settings
 from pipeline.measure_mr import simulate_mr
@@ -45,7 +46,8 @@ def measure(series: Path, section: dict[str, Any]) -> tuple[Measurement, np.ndar
         raise InputError(f"{path}: holds values that are not finite; leave this series out.")
     if modality == "ct":
         settings = build(CtMeasureSettings, section, "measure")
-        measurement, truth = simulate_ct(volume, settings, str(path))
+        simulate = simulate_cone if settings.beam == "cone" else simulate_ct
+        measurement, truth = simulate(volume, settings, str(path))
         return hold_out_views(measurement, settings.holdout_views), truth
     # Simulated k-space is tested on data of its own only where the config asks for it.
     settings = build(MrMeasureSettings, {"holdout_fraction": 0.0} | section, "measure")

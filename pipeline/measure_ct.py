@@ -8,7 +8,8 @@ import torch
 
 from data.errors import InputError
 from data.volume import Volume, spacing_of
-from operators.ct_geometry import Beam, FanBeam, ImageGrid, ParallelBeam, beam_from_dict, view_angles
+from operators.cone_geometry import ConeGeometry, any_beam_from_dict
+from operators.ct_geometry import Beam, FanBeam, ImageGrid, ParallelBeam, view_angles
 from operators.ct_projector import CtProjector
 from operators.noise import photons_for_relative_noise, poisson_line_integrals
 from pipeline.measurement import Measurement
@@ -19,6 +20,7 @@ AIR_HU = -1000.0
 SLICES_AT_ONCE = 64
 # Line integral below which a ray is mostly air.
 AIR_PATH = 0.2
+CONE_MODELS = {"simulation_model": ("strip", "linear"), "reconstruction_model": ("linear", "astra")}
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,10 @@ def simulate_ct(volume: Volume, settings: CtMeasureSettings, name: str) -> tuple
 
     p = mu_water R(1 + HU/1000) with R along the rays of the native grid in mm, then Poisson counts at the detector.
     """
-    _check(settings)
-    grids = _grids(volume, settings, name)
+    check_settings(settings)
+    grids = make_grids(volume, settings, name)
     beam = make_beam(settings, grids.truth_hu.shape[-1], grids.working_pixel_mm)
-    grids = _air_outside_field_of_view(grids, beam)
+    grids = air_outside(grids, field_of_view_radius_mm(beam))
     clean = mu_integrals(grids.native_hu, grids.native_pixel_mm, beam, settings, native=True)
     photons = settings.photons
     if settings.noise_of_largest_ray is not None:
@@ -77,21 +79,26 @@ def hold_out_views(measurement: Measurement, count: int) -> Measurement:
     """
     if count == 0:
         return measurement
-    beam = beam_from_dict(measurement.metadata["beam"])
-    views = beam.views
+    beam = any_beam_from_dict(measurement.metadata["beam"])
+    views, axis = beam.views, view_axis(beam)
     require_range(count, 0, max(views - 2, 0), "measure.holdout_views")
     chosen = np.floor((np.arange(count) + 0.5) * views / count).astype(int)
     kept = np.setdiff1d(np.arange(views), chosen)
-
     tensors = dict(measurement.tensors)
     for name in ("line_integrals", "weights"):
-        tensors |= {name: measurement.tensors[name][:, kept], f"heldout_{name}": measurement.tensors[name][:, chosen]}
+        array = measurement.tensors[name]
+        tensors |= {name: array.take(kept, axis), f"heldout_{name}": array.take(chosen, axis)}
     metadata = measurement.metadata | {
         "beam": beam.of_views(kept).to_dict(),
         "heldout_beam": beam.of_views(chosen).to_dict(),
     }
     metadata["settings"] = metadata["settings"] | {"holdout_views": count}
     return Measurement(tensors, metadata)
+
+
+def view_axis(beam: Beam | ConeGeometry) -> int:
+    """Which axis of the line integrals counts the views: (z views bins), but (views rows columns) for cone beams."""
+    return 0 if isinstance(beam, ConeGeometry) else 1
 
 
 def mu_integrals(
@@ -157,10 +164,12 @@ def regrid_affine(affine: np.ndarray, factor_yx: tuple[float, float], shift_yx: 
     return np.asarray(affine, dtype=np.float64) @ step
 
 
-def _check(settings: CtMeasureSettings) -> None:
-    require_choice(settings.beam, ("parallel", "fan"), "measure.beam")
+def check_settings(settings: CtMeasureSettings) -> None:
+    require_choice(settings.beam, ("parallel", "fan", "cone"), "measure.beam")
+    cone = settings.beam == "cone"
     for name in ("simulation_model", "reconstruction_model"):
-        require_choice(getattr(settings, name), ("linear", "line", "strip"), f"measure.{name}")
+        models = CONE_MODELS[name] if cone else ("linear", "line", "strip")
+        require_choice(getattr(settings, name), models, f"measure.{name}")
     require_range(settings.views, 1, 100_000, "measure.views")
     require_range(settings.range_deg, 1e-3, 360, "measure.range_deg")
     require_range(settings.photons, 1, 1e12, "measure.photons")
@@ -174,7 +183,7 @@ def _check(settings: CtMeasureSettings) -> None:
     require_range(settings.model_error, 0, 1, "measure.model_error")
 
 
-def _grids(volume: Volume, settings: CtMeasureSettings, name: str) -> Grids:
+def make_grids(volume: Volume, settings: CtMeasureSettings, name: str) -> Grids:
     _, row_mm, column_mm = volume.spacing_mm
     if abs(row_mm - column_mm) > 1e-3 * column_mm:
         raise InputError(f"{name}: pixels of {row_mm:.4g} by {column_mm:.4g} mm are not square; resample the volume.")
@@ -200,9 +209,8 @@ def _same_projector(settings: CtMeasureSettings) -> bool:
     return len(models) == 1 or (settings.beam == "fan" and models == {"line", "linear"})
 
 
-def _air_outside_field_of_view(grids: Grids, beam: Beam) -> Grids:
+def air_outside(grids: Grids, radius: float) -> Grids:
     """Where the detector is too small for the whole grid, what it cannot see whole is air in data and truth alike."""
-    radius = field_of_view_radius_mm(beam)
 
     def masked(array: np.ndarray, pixel_mm: float) -> np.ndarray:
         centres = (np.arange(array.shape[-1]) - (array.shape[-1] - 1) / 2) * pixel_mm

@@ -1,6 +1,7 @@
 """The file that carries a measurement from `measure` to every later stage: measurement.safetensors.
 
-Tensors, CT: line_integrals (z views bins), without unit; weights, same shape, the inverse variance of each;
+Tensors, CT: line_integrals (z views bins), or (views rows columns) of a cone beam, without unit; weights, same shape,
+the inverse variance of each;
 heldout_line_integrals and heldout_weights of the views in the header's heldout_beam, kept from the reconstruction.
 Tensors, MR: mask (y x) or (z y x); samples (z coils n), the k-space at the n true places of a (y x) mask, or kspace
 (z coils y x) for a mask that changes with z; sensitivities (z coils y x); heldout_mask with heldout_samples or

@@ -17,6 +17,8 @@ class CtMeasureSettings:
     """CT simulated from a volume in HU.
 
     bins null: one and a half times the working matrix, rounded to even; a bin is as wide as a working pixel.
+    rows null: as many detector rows as slices, each as high as a slice at the axis (cone beam only; bins are columns).
+    column_offset_mm, row_offset_mm: shift of the cone beam's detector along its columns and rows.
     noise_of_largest_ray: root mean square noise of the line integrals as a fraction of the largest, instead of photons.
     simulation_model and reconstruction_model: ASTRA projectors; they must differ where the native grid is kept.
     model_error: standard deviation of what the working grid cannot express, as a fraction of the root mean square line
@@ -31,6 +33,9 @@ class CtMeasureSettings:
     range_deg: float = 180.0
     start_deg: float = 0.0
     bins: int | None = None
+    rows: int | None = None
+    column_offset_mm: float = 0.0
+    row_offset_mm: float = 0.0
     source_axis_mm: float = 595.0
     axis_detector_mm: float = 490.6
     photons: float = 1e5
@@ -53,7 +58,8 @@ class CtMeasuredSettings:
     HU are relative to the object's main level. centre_of_rotation: "auto", "none" or where the axis projects, in mm
     right of the detector's middle. rings: none | sort | wavelet. join_bins null: as many as fit into a pixel.
     noise_of_air: standard deviation of log data where there is only air, null estimates it. reference: whether views
-    that were left out make a classical reconstruction to compare with.
+    that were left out make a classical reconstruction to compare with. prior_pixel_mm: the pixel size that the prior is
+    told, for objects that are no patients: "auto" (see pipeline.measure_ct_measured.prior_scale), "none" or a number.
     """
 
     source: str = "measured"
@@ -69,6 +75,7 @@ class CtMeasuredSettings:
     join_bins: int | None = None
     photons_per_count: float | None = None
     noise_of_air: float | None = None
+    prior_pixel_mm: str | float = "auto"
     reference: bool = True
     seed: int = 0
 

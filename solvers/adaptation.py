@@ -85,18 +85,25 @@ class Adapted:
 def split_measurement(problem: Problem, share: float, draws: Draws) -> tuple[Problem, Problem]:
     """(fit, test): the same problem with the weights of one part of the measured samples zero, and of the other.
 
-    CT (z views bins): every 1/share-th view, from a random one on. MR (z coils y x): a random share of the lines along
-    which the mask is constant, or of the single places of a mask without lines, outside the middle quarter of k-space.
+    CT (z views bins), cone beams (views rows columns): every 1/share-th view, from a random one on. MR (z coils y x): a
+    random share of the lines along which the mask is constant, or of the single places of a mask without lines, outside
+    the middle quarter of k-space. MR along a trajectory (z coils n): whole readouts.
     """
     weights = problem.weights.expand(problem.y.shape)
-    if problem.dtype.is_complex:
+    if problem.dtype.is_complex and problem.y.ndim == 3:
+        readouts = problem.y.shape[2] // problem.geometry["readout_samples"]
+        chosen = torch.rand(readouts, generator=draws.generator("lines")) < share
+        held = chosen.repeat_interleave(problem.geometry["readout_samples"])[None, None]
+    elif problem.dtype.is_complex:
         held = _held_places(weights, share, draws)
     else:
-        views = weights.shape[1]
+        axis = 1 if problem.slicewise else 0
+        views = weights.shape[axis]
         stride = max(2, round(1 / share))
         first = int(torch.randint(min(stride, views), (1,), generator=draws.generator("views")))
-        held = torch.zeros(1, views, 1, dtype=torch.bool)
-        held[:, first::stride] = True
+        held = torch.zeros(views, dtype=torch.bool)
+        held[first::stride] = True
+        held = held.reshape([-1 if a == axis else 1 for a in range(3)])
     held = held.to(weights.device)
     return replace(problem, weights=weights * ~held), replace(problem, weights=weights * held)
 

@@ -13,6 +13,7 @@ from models.denoised import Denoised
 from solvers.correction import ErrorModel, correct
 from solvers.draws import Draws
 from solvers.problem import Problem
+from solvers.settings import require
 from solvers.state import State
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ class Ensemble:
     stacked: bool
     iterations: int
     tolerance: float
+
+    def __post_init__(self) -> None:
+        require(self.problem.slicewise or not self.stacked, "stacked particles need data of single slices.")
 
     def denoise(self, x: Tensor, sigma: float) -> Denoised:
         """Moments of every volume (k z y x)."""

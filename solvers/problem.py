@@ -26,7 +26,8 @@ class Problem:
     spacing_mm  voxel spacing (z, y, x)
     shape       (z, y, x); taken from x_init when not given
     dtype       torch.float32 (CT) or torch.complex64 (MR); taken from x_init when not given
-    geometry    what analytic reconstruction needs to know about the scanner (CT: grid and beam), or None
+    geometry    what analytic reconstruction needs to know about the scanner (CT: grid and beam), or None; "slicewise":
+                False where A couples the slices, as cone beams do, and y is (views rows columns)
 
     Raises ValueError when the parts do not fit together.
     """
@@ -58,6 +59,11 @@ class Problem:
     @property
     def device(self) -> torch.device:
         return self.x_init.device
+
+    @property
+    def slicewise(self) -> bool:
+        """Whether A treats every slice by itself and z is the first axis of y."""
+        return not isinstance(self.geometry, dict) or bool(self.geometry.get("slicewise", True))
 
     def normal(self, x: Tensor) -> Tensor:
         """A^H W A x, shape (z y x)."""

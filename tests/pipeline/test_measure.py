@@ -161,7 +161,7 @@ def test_a_small_detector_sees_a_disc_and_nothing_outside_it():
         ({"views": 2_000_000}, "views"),
         ({"views": 90_000, "working_matrix": 64, "bins": 90_000}, "GB are free"),
         ({"view": 3}, "did you mean 'views'"),
-        ({"beam": "cone"}, "parallel, fan"),
+        ({"beam": "helix"}, "parallel, fan"),
         ({"working_matrix": 64, "simulation_model": "linear"}, "must differ"),
         ({"source": "measured"}, "set measure.source to simulate"),
         ({"photons": -1}, "measure.photons"),

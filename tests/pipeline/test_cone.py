@@ -1,0 +1,161 @@
+"""Cone beams through the stages: simulated measurement, problem in normalised units, baselines, held-out views."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from data.errors import InputError
+from data.nifti import read_volume, write_volume
+from data.volume import Volume
+from operators.cone_geometry import ConeBeam, VolumeGrid, views_through_voxels
+from pipeline import baseline, measure
+from pipeline.measure_cone import field_of_view_radius_mm, make_cone_beam, simulate_cone
+from pipeline.measure_ct import hold_out_views
+from pipeline.measurement import read_measurement, write_measurement
+from pipeline.problem import load_problem, with_start
+from pipeline.settings import CtMeasureSettings
+from tests.operators.ellipsoids import Ellipsoid, line_integrals, voxels
+
+MU = 0.0192
+SHAPES = (
+    Ellipsoid((1.0, -2.0, 3.0), (26.0, 20.0, 13.0), 0.3, 1.0),
+    Ellipsoid((-8.0, 3.0, 7.0), (7.0, 6.0, 5.0), 0.0, 0.4),
+)
+SETTINGS = CtMeasureSettings(
+    beam="cone", views=24, range_deg=360.0, working_matrix=24, photons=1e6, model_error=0.02, source_axis_mm=150.0,
+    axis_detector_mm=75.0, rows=18,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def volume() -> Volume:
+    density = voxels(SHAPES, VolumeGrid(12, 48, 48, 1.5, 3.0), fine=2)
+    affine = np.diag([1.5, 1.5, 3.0, 1.0])
+    return Volume((1000 * (density - 1)).astype(np.float32), affine, (3.0, 1.5, 1.5))
+
+
+@pytest.fixture(scope="module")
+def measured(volume):
+    return simulate_cone(volume, SETTINGS, "chest")
+
+
+@pytest.fixture(scope="module")
+def folder(measured, tmp_path_factory):
+    place = tmp_path_factory.mktemp("cone")
+    write_measurement(place, with_start(hold_out_views(measured[0], 3)))
+    return place
+
+
+def test_simulated_projections_are_the_ellipsoids(measured):
+    measurement, _ = measured
+    beam = ConeBeam.from_dict(measurement.metadata["beam"])
+    assert beam.shape == (24, 18, 36) == measurement.tensors["line_integrals"].shape
+    assert beam.row_mm == pytest.approx(3.0 * 1.5)
+    exact = MU * line_integrals(SHAPES, beam)
+    ours = measurement.tensors["line_integrals"]
+    error, *turned = (
+        np.linalg.norm(a - exact) / np.linalg.norm(exact) for a in (ours, ours[:, ::-1], ours[:, :, ::-1])
+    )
+    # Voxels of 1.5 x 1.5 x 3 mm: the silhouette's. An axis the wrong way round is worse.
+    assert error < 0.09
+    assert min(turned) > 0.2
+
+
+def test_noise_is_that_of_the_photons(volume):
+    clean, noisy = (simulate_cone(volume, replace(SETTINGS, photons=p), "x")[0].tensors for p in (1e12, 2e4))
+    difference = noisy["line_integrals"] - clean["line_integrals"]
+    bright = clean["line_integrals"] > 0.3
+    expected = np.exp(clean["line_integrals"][bright]) / 2e4
+    assert (difference[bright] ** 2).mean() == pytest.approx(expected.mean(), rel=0.05)
+
+
+def test_problem_is_normalised_and_its_truth_fits(folder, measured):
+    problem, units = load_problem(folder)
+    assert problem.y.shape == (21, 18, 36)
+    assert not problem.slicewise
+    truth = torch.from_numpy(measured[1] / 1000)
+    # Counts are many and voxels coarse: what the working grid cannot express is covered by the model's error alone.
+    assert problem.chi2(truth) < 10
+    assert problem.chi2(truth.flip(0)) > 20 * problem.chi2(truth)
+    assert problem.chi2(truth.flip(1)) > 20 * problem.chi2(truth)
+    assert units.heldout.error(truth) < 0.03
+    v = torch.randn(problem.shape, generator=torch.Generator().manual_seed(0))
+    for _ in range(30):
+        v = problem.A.gram(v / v.norm())
+    assert float(v.norm()) == pytest.approx(1, abs=0.03)
+    assert float((problem.x_init - truth).norm() / truth.norm()) < 0.3
+    assert 0.3 <= problem.sigma_init <= 1
+
+
+def test_a_second_reading_finds_the_start_and_the_norm(folder):
+    measurement = read_measurement(folder)
+    assert {"operator_norm", "sigma_init"} <= set(measurement.metadata)
+    first, second = load_problem(folder)[0], load_problem(folder)[0]
+    assert torch.equal(first.x_init, second.x_init)
+    assert measurement.tensors["start"].shape == (12, 24, 24)
+
+
+@pytest.mark.parametrize("method", ["fdk", "fbp", "cgls"])
+def test_baselines_reconstruct(folder, measured, method, tmp_path):
+    baseline.run(folder, method, tmp_path / "x.nii.gz", {"iterations": 12} if method == "cgls" else {})
+    hu = read_volume(tmp_path / "x.nii.gz").array_zyx
+    inside = measured[1][4:8] > -50
+    assert np.abs(hu[4:8][inside] - measured[1][4:8][inside]).mean() < (180 if method != "cgls" else 120)
+    assert json.loads((tmp_path / "x.json").read_text())["heldout_error"] < 0.2
+
+
+def test_held_out_views_leave_no_trace(measured):
+    split = hold_out_views(measured[0], 3)
+    beams = [ConeBeam.from_dict(split.metadata[key]) for key in ("beam", "heldout_beam")]
+    whole = ConeBeam.from_dict(measured[0].metadata["beam"])
+    assert sorted(beams[0].angles_rad + beams[1].angles_rad) == sorted(whole.angles_rad)
+    place = whole.angles_rad.index(beams[1].angles_rad[1])
+    expected = measured[0].tensors["line_integrals"][place]
+    np.testing.assert_array_equal(split.tensors["heldout_line_integrals"][1], expected)
+
+
+def test_shifted_detector_sees_more_in_a_full_turn():
+    grid = VolumeGrid(8, 24, 24, 3.0, 3.0)
+    centred, shifted = (
+        make_cone_beam(replace(SETTINGS, bins=16, rows=None, column_offset_mm=offset), grid) for offset in (0.0, 20.0)
+    )
+    assert centred.rows == 8
+    radii = [field_of_view_radius_mm(beam, 360.0) for beam in (centred, shifted)]
+    assert radii[0] == pytest.approx(150 * np.sin(np.arctan2(36, 225)))
+    assert radii[1] == pytest.approx(150 * np.sin(np.arctan2(56, 225)))
+    assert field_of_view_radius_mm(shifted, 200.0) < radii[0]
+    share = views_through_voxels(grid, shifted)
+    distance = np.hypot(*np.meshgrid(*[(np.arange(24) - 11.5) * 3.0] * 2))
+    assert share[4][distance < radii[1]].min() > 0.4
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"source_axis_mm": 20.0}, "measure.source_axis_mm"),
+        ({"simulation_model": "line"}, "measure.simulation_model"),
+        ({"reconstruction_model": "strip"}, "measure.reconstruction_model"),
+        ({"rows": 0}, "measure.rows"),
+        ({"column_offset_mm": 1e4}, "measure.column_offset_mm"),
+        ({"working_matrix": None, "simulation_model": "linear"}, "must differ"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(volume, change, words):
+    with pytest.raises(InputError, match=words):
+        simulate_cone(volume, replace(SETTINGS, **change), "chest")
+
+
+def test_fdk_on_a_fan_beam_is_refused_in_one_sentence(volume, tmp_path):
+    section = {"modality": "ct", "beam": "fan", "views": 8, "range_deg": 360, "working_matrix": 24}
+    series = tmp_path / "series"
+    series.mkdir()
+    write_volume(series / "volume.nii.gz", volume.array_zyx[:2], volume.affine, np.float32, "")
+    measurement, _ = measure.measure(series, section)
+    write_measurement(tmp_path, with_start(measurement))
+    with pytest.raises(InputError, match="fdk reconstructs cone beams alone"):
+        baseline.run(tmp_path, "fdk", tmp_path / "x.nii.gz", {})
