@@ -181,7 +181,8 @@ def numbers_in(path: Path) -> np.ndarray:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ValueError("too long")
         lines = [line.split("#")[0].replace(",", " ").split() for line in path.read_text(encoding="utf-8").splitlines()]
-        return np.array([[float(word) for word in line] for line in lines if line])
+        rows = [[float(word) for word in line] for line in lines if line]
+        return np.array(rows if len({len(row) for row in rows}) == 1 else [number for row in rows for number in row])
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path} is not a table of numbers: correct it.", "json") from error
 

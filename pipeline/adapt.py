@@ -72,7 +72,7 @@ def run(measurement: Path, prior_folder: Path, out: Path, section: dict[str, Any
         raise InputError(f"adapt: {error}") from error
     metadata = read_metadata(measurement / FILE_NAME)
     prior = load_prior(prior_folder, device)
-    prior.check_fits(metadata["modality"], metadata["spacing_mm"][2])
+    prior.check_fits(metadata["modality"], metadata["spacing_mm"][2] * metadata.get("prior_scale", 1.0))
     problem, _ = load_problem(measurement, device)
     with tqdm(total=settings.rounds * settings.steps, desc="adapt", unit="step") as bar:
         result = adapt(problem, prior, settings, Draws(seed), lambda done, total: bar.update(done - bar.n))

@@ -40,7 +40,8 @@ def check(reconstruction: Path, out: Path, settings: ReconstructSettings) -> Non
         raise InputError(f"{reconstruction / 'run.json'} is missing or damaged; reconstruct again.") from error
     prior = load_prior(settings.prior, choose_device(settings.device))
     affine = np.asarray(metadata["affine"])
-    spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0)[::-1])
+    told = metadata.get("prior_scale", 1.0)
+    spacing = tuple(told * float(s) for s in np.linalg.norm(affine[:3, :3], axis=0)[::-1])
     mean = torch.from_numpy(tensors["samples"].mean(axis=0, dtype=np.float64).astype(np.float32) / scale)
     known = "alarm" in prior.card
     measured = ratios(prior, mean, spacing, settings.seed) if known else Ratios((), ())

@@ -136,6 +136,17 @@ def full_turn(beam: Beam) -> bool:
     return angular_cells(angles_of(beam), 2 * math.pi)[2] >= 2 * math.pi - 1e-6
 
 
+def sees_all(beam: Beam) -> bool:
+    """Whether the views see every direction: half a turn, and the fan's angle more of a fan beam."""
+    covered = angular_cells(angles_of(beam), 2 * math.pi)[2]
+    angle = 0.0
+    if is_fan(beam):
+        source = np.hypot(*beam.vectors()[:, :2].T).mean()
+        angle = 2 * math.asin(min(field_of_view(beam) / source, 1.0))
+    # As much less as between two views, which a range without its end lacks.
+    return covered >= math.pi + angle - 2 * covered / beam.views
+
+
 def field_of_view(beam: Beam) -> float:
     """Radius in mm of the disc about the axis that is seen whole: by every view, or in a full turn by every view or the
     one opposite."""

@@ -13,7 +13,8 @@ from data.projections import Projections
 from operators.ct_geometry import Beam, ImageGrid, is_fan
 from operators.ct_projector import CtProjector
 from operators.finite_difference import Gradient3D
-from pipeline.ct_preparation import Prepared, choose_views, field_of_view, join_bins, prepare
+from pipeline.ct_preparation import Prepared, choose_views, field_of_view, join_bins, prepare, sees_all
+from pipeline.ct_preparation_words import in_words
 from pipeline.measure_ct import hold_out_views, with_model_error
 from pipeline.measurement import Measurement
 from pipeline.settings import CtMeasuredSettings, CtMeasureSettings, build, require_choice, require_range
@@ -25,6 +26,8 @@ WIDER = 1.4
 DEFAULT_SLICE_MM = 1.0
 HELD_OUT_SHARE, LEAST_VIEWS_TO_HOLD_OUT = 0.03, 10
 LEVEL_MATRIX, LEVEL_VIEWS, LEVEL_ITERATIONS, LEVEL_SMOOTHNESS = 96, 90, 25, 1.0
+# Fields of view below this hold no adult's trunk; the width of an image that does.
+SMALLEST_TRUNK_MM, TRUNK_MM = 200.0, 384.0
 RELATIVE_HU = "HU relative to the object's main level"
 # Keys of simulated measurements that a cohort gets by default and that say nothing about measured ones.
 _SIMULATION_ONLY = set(CtMeasureSettings.__dataclass_fields__) - set(CtMeasuredSettings.__dataclass_fields__)
@@ -35,14 +38,22 @@ def measured_settings(section: dict[str, Any]) -> CtMeasuredSettings:
     own = {key: value for key, value in section.items() if key not in _SIMULATION_ONLY}
     if not isinstance(own.get("views", {}), dict):
         own.pop("views")
-    centre = own.pop("centre_of_rotation", "auto")
-    if isinstance(centre, bool) or not (isinstance(centre, int | float) or centre in ("auto", "none")):
-        raise InputError(f"measure.centre_of_rotation: {centre!r} is not auto, none or a number of mm; correct it.")
-    if not isinstance(centre, str):
-        require_range(centre, -1e5, 1e5, "measure.centre_of_rotation")
-    settings = replace(build(CtMeasuredSettings, own, "measure"), centre_of_rotation=centre)
+    chosen = {
+        "centre_of_rotation": _auto_or_mm(own.pop("centre_of_rotation", "auto"), -1e5, "centre_of_rotation"),
+        "prior_pixel_mm": _auto_or_mm(own.pop("prior_pixel_mm", "auto"), 1e-4, "prior_pixel_mm"),
+    }
+    settings = replace(build(CtMeasuredSettings, own, "measure"), **chosen)
     _check(settings)
     return settings
+
+
+def _auto_or_mm(value: Any, lowest: float, name: str) -> str | float:
+    """The value if it is "auto", "none" or a number of mm. Raises InputError for all else."""
+    if isinstance(value, bool) or not (isinstance(value, int | float) or value in ("auto", "none")):
+        raise InputError(f"measure.{name}: {value!r} is not auto, none or a number of mm; correct it.")
+    if not isinstance(value, str):
+        require_range(value, lowest, 1e5, f"measure.{name}")
+    return value
 
 
 def adopt_ct(
@@ -67,9 +78,10 @@ def adopt_ct(
     mu, said, warnings = water_value(projections, prepared, settings)
     metadata = _metadata(projections, chosen, grid, settings)
     metadata |= {"mu_water_per_mm": mu, "units": "HU" if said != "estimated" else RELATIVE_HU, "mu_water": said}
-    metadata["warnings"] = [*chosen.warnings, *warnings]
+    metadata["prior_scale"], told = prior_scale(grid, prepared, settings)
+    metadata["warnings"] = [*chosen.warnings, *warnings, *told]
     reference = None
-    if settings.reference and chosen.beam.views < prepared.beam.views:
+    if settings.reference and chosen.beam.views < prepared.beam.views and sees_all(prepared.beam):
         reference = reference_volume(prepared, grid, mu)
         metadata["reference"] = {"method": "fbp", "views": prepared.beam.views}
     weights = with_model_error(
@@ -98,6 +110,20 @@ def bins_in_a_pixel(grid: ImageGrid, beam: Beam) -> int:
     """How many whole bins, at the axis, fit into a pixel; at least one."""
     magnification = getattr(beam, "magnification", 1.0)
     return max(int(grid.pixel_mm * magnification / beam.bin_mm + 1e-6), 1)
+
+
+def prior_scale(grid: ImageGrid, prepared: Prepared, settings: CtMeasuredSettings) -> tuple[float, list[str]]:
+    """(factor on lengths that the prior is told, warnings).
+
+    A prior of patients knows their pixels alone. Where the field of view is smaller than any trunk, the object is none,
+    and "auto" tells the prior that the image is as wide as a trunk; data and result keep their true lengths.
+    """
+    wanted, width = settings.prior_pixel_mm, 2 * field_of_view(prepared.beam)
+    if wanted == "none" or (wanted == "auto" and width >= SMALLEST_TRUNK_MM):
+        return 1.0, []
+    told = TRUNK_MM / grid.columns if wanted == "auto" else float(wanted)
+    words = f"the prior is told pixels of {told:.3g} mm where they have {grid.pixel_mm:.3g} mm: it learnt from patients"
+    return told / grid.pixel_mm, [f"{words}, this is another object, and the alarm says whether it knows such images"]
 
 
 def held_out(wanted: int | None, views: int) -> int:
@@ -170,7 +196,8 @@ def _metadata(
         "truncated": chosen.truncated,
         "model": "line" if is_fan(chosen.beam) else settings.reconstruction_model,
         "noise": {"kind": "poisson"},
-        "preparation": chosen.record,
+        "preparation": in_words(chosen.record),
+        "preparation_figures": chosen.record,
         "settings": asdict(settings),
     }
 

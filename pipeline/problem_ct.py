@@ -79,7 +79,7 @@ def ct_problem(measurement: Measurement) -> tuple[Problem, Units]:
         weights=weights,
         x_init=x_init,
         sigma_init=meta.get("sigma_init") or ct_sigma_init(A, weights, shape[1:]),
-        spacing_mm=measurement.spacing_mm,
+        spacing_mm=tuple(meta.get("prior_scale", 1.0) * length for length in measurement.spacing_mm),
         shape=shape,
         dtype=torch.float32,
         geometry={"grid": grid, "beam": beam, "norm": norm, "truncated": meta.get("truncated", False)},

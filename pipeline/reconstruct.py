@@ -90,7 +90,7 @@ def run(measurement: Path, solver: str, out: Path, settings: ReconstructSettings
     device = choose_device(settings.device)
     metadata = read_metadata(measurement / FILE_NAME)
     prior = load_prior(settings.prior, device)
-    prior.check_fits(metadata["modality"], metadata["spacing_mm"][2])
+    prior.check_fits(metadata["modality"], metadata["spacing_mm"][2] * metadata.get("prior_scale", 1.0))
     problem, units = load_problem(measurement, device)
     if settings.sigma_init is not None:
         require_range(settings.sigma_init, 1e-3, 100, "reconstruct.sigma_init")
@@ -168,6 +168,7 @@ def write_results(
     records = [done.record for done in runs.values()]
     everything = records + ([point.record] if point else [])
     shared = {"affine": metadata["affine"], "modality": metadata["modality"], "units": job.units.name}
+    shared["prior_scale"] = metadata.get("prior_scale", 1.0)
     tensors = {"samples": samples}
     if mean.is_complex():
         # Magnitudes alone cannot predict k-space.
