@@ -14,10 +14,11 @@ from operators.nufft import Nufft, toeplitz_kernel
 class NonCartesianMri(LinearOperator):
     """y_c = d^(1/2) F (S_c x): complex x (z y x) -> samples (z coils n).
 
-    ``trajectory`` is (n 2), or (z n 2) where slices differ: ky and kx in cycles per field of view. ``density`` (n) or
-    (z n), the area that each sample stands for (operators.nufft.density_compensation); None: one. With it and
-    sum|S|^2 = 1, A^H A is near the identity on the disc that is sampled; the noise variance of a sample is then d times
-    that of the scanner's, and weights d^-1 / sigma^2 keep the noise model exact.
+    ``trajectory`` is (n 2), or (z n 2) where slices differ: ky and kx in cycles per field of view. ``sensitivities``
+    are (z coils y x), z = 1 where all slices share them. ``density`` (n) or (z n), the area that each sample stands for
+    (operators.nufft.density_compensation); None: one. With it and sum|S|^2 = 1, A^H A is near the identity on the disc
+    that is sampled; the noise variance of a sample is then d times that of the scanner's, and weights d^-1 / sigma^2
+    keep the noise model exact.
     """
 
     def __init__(self, trajectory: Tensor, sensitivities: Tensor, density: Tensor | None = None) -> None:
@@ -46,20 +47,17 @@ class NonCartesianMri(LinearOperator):
         return NonCartesianMri(self.trajectory, self.sensitivities.to(device), self.density)
 
     def _forward(self, x: Tensor) -> Tensor:
-        if x.shape != (self.sensitivities.shape[0], *self.sensitivities.shape[2:]):
+        if x.ndim != 3 or x.shape[1:] != self.sensitivities.shape[2:]:
             raise ValueError(f"The image {tuple(x.shape)} does not fit {tuple(self.sensitivities.shape)}.")
-        rows = [self._of(z).forward(maps * x[z]) for z, maps in enumerate(self.sensitivities)]
+        rows = [_pick(self._transforms, z).forward(_pick(self.sensitivities, z) * image) for z, image in enumerate(x)]
         return torch.stack(rows) * self._root[:, None]
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        if y.shape != (*self.sensitivities.shape[:2], self._paths.shape[1]):
+        if y.ndim != 3 or y.shape[1:] != (self.coils, self._paths.shape[1]):
             raise ValueError(f"The samples {tuple(y.shape)} are not (z coils n) of this operator.")
         weighted = y * self._root[:, None]
-        slices = [(self._of(z).adjoint(weighted[z]) * maps.conj()).sum(0) for z, maps in enumerate(self.sensitivities)]
-        return torch.stack(slices)
-
-    def _of(self, z: int) -> Nufft:
-        return self._transforms[z if len(self._transforms) > 1 else 0]
+        coils = [_pick(self._transforms, z).adjoint(samples) for z, samples in enumerate(weighted)]
+        return torch.stack([(image * _pick(self.sensitivities, z).conj()).sum(0) for z, image in enumerate(coils)])
 
     def normal(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
         """x -> A^H W A x by Toeplitz embedding, two FFTs of twice the size a coil and slice.
@@ -68,7 +66,8 @@ class NonCartesianMri(LinearOperator):
         for others the plain way.
         """
         weights = weights.to(self.device)
-        scale = weights[:, :, :1] / weights[:, :1, :1].clamp_min(torch.finfo(weights.dtype).tiny)
+        largest = weights.amax(dim=2, keepdim=True)
+        scale = largest / largest[:, :1].clamp_min(torch.finfo(weights.dtype).tiny)
         sample = (self._root**2)[:, None] * weights[:, :1]
         if not torch.allclose(scale * weights[:, :1], weights, rtol=1e-5, atol=0):
             return super().normal(weights)
@@ -76,14 +75,18 @@ class NonCartesianMri(LinearOperator):
         count = max(len(self._paths), len(sample))
         kernels = []
         for z in range(count):
-            path = self._paths[z if len(self._paths) > 1 else 0]
-            kernels.append(toeplitz_kernel(path, sample[z if len(sample) > 1 else 0, 0].cpu(), shape).to(self.device))
+            density = _pick(sample, z)[0].cpu()
+            kernels.append(toeplitz_kernel(_pick(self._paths, z), density, shape).to(self.device))
 
         def one(x: Tensor, z: int) -> Tensor:
-            maps = self.sensitivities[z]
-            share = scale[z if len(scale) > 1 else 0][..., None]
-            wide = torch.fft.fft2(maps * x, s=(2 * shape[0], 2 * shape[1])).mul_(kernels[z if count > 1 else 0])
+            maps, share = _pick(self.sensitivities, z), _pick(scale, z)[..., None]
+            wide = torch.fft.fft2(maps * x, s=(2 * shape[0], 2 * shape[1])).mul_(_pick(kernels, z))
             back = torch.fft.ifft2(wide)[..., : shape[0], : shape[1]]
             return (share * maps.conj() * back).sum(0)
 
         return lambda x: torch.stack([one(x[z], z) for z in range(len(x))])
+
+
+def _pick(parts, z: int):
+    """The part of slice z, or the one that all slices share."""
+    return parts[z if len(parts) > 1 else 0]

@@ -52,6 +52,7 @@ def readout_problem(measurement: Measurement) -> tuple[Problem, Units]:
         spacing_mm=measurement.spacing_mm,
         shape=shape,
         dtype=torch.complex64,
+        geometry={"readout_samples": measurement.metadata["readouts"][1]},
     )
     return problem, Units("mr", scale, measurement.affine, "arbitrary", _heldout(tensors, maps, sigma, norm, scale))
 

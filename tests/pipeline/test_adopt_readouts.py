@@ -23,7 +23,9 @@ from pipeline.measurement import read_measurement, write_measurement
 from pipeline.problem import load_problem, with_start
 from pipeline.problem_mr import mr_problem
 from pipeline.settings import MrMeasureSettings, ReconstructSettings
+from solvers.adaptation import split_measurement
 from solvers.classical.registry import CLASSICAL
+from solvers.draws import Draws
 from tests.data.raw_builder import Scan, Writer
 from tests.operators.helpers import read_cfl, seeded, write_cfl
 from tests.operators.test_mri import phantom
@@ -195,3 +197,18 @@ def test_slices_may_have_trajectories_of_their_own(tmp_path):
     write_measurement(tmp_path / "m", with_start(measurement))
     problem, _ = load_problem(tmp_path / "m")
     assert problem.x_init.shape == (2, MATRIX, MATRIX)
+
+
+def test_adaptation_keeps_whole_readouts_back():
+    path = radial_path(41)
+    array, _, _ = simulated(path)
+    measurement, _ = adopt_mr(raw(array, path), MrMeasureSettings(source="measured", holdout_fraction=0.0), "k")
+    problem, _ = mr_problem(measurement)
+    fit, test = split_measurement(problem, 0.2, Draws(0))
+    held = (test.weights > 0).reshape(1, COILS, 41, 2 * MATRIX)
+    assert held.any()
+    assert torch.equal(held, held[..., :1].expand_as(held))
+    assert torch.equal((fit.weights > 0).reshape(held.shape), ~held)
+    x = problem.x_init
+    expected = problem.A.adjoint(fit.weights * problem.A(x))
+    assert float((fit.normal(x) - expected).norm() / expected.norm()) < 1e-4
