@@ -55,7 +55,6 @@ class Frame:
     lookup: bool
     padding: tuple[float, float] | None
     philips_slope: float | None
-    echo: tuple[str, ...]
     marks: dict[str, str]
 
     @property
@@ -75,6 +74,8 @@ class OtherObject:
 
 
 MARKS = {
+    "echo": ("EchoNumbers",),
+    "echo time": ("EffectiveEchoTime", "EchoTime"),
     "frame of reference": ("FrameOfReferenceUID",),
     "acquisition": ("FrameAcquisitionNumber", "AcquisitionNumber"),
     "time point": ("TemporalPositionIndex", "TemporalPositionIdentifier", "TemporalPositionTimeOffset"),
@@ -95,19 +96,18 @@ MARKS = {
     "image comment": ("FrameComments",),
     "acquisition time": ("FrameAcquisitionDateTime", "AcquisitionDateTime", "AcquisitionTime"),
 }
-ECHO = ("EffectiveEchoTime", "EchoTime")
 PHILIPS_SCALE_SLOPE = 0x2005100E
 GE_COMPONENT = 0x0043102F
 KEYWORDS = (
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "ImageType", "Rows", "Columns",
     "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PixelRepresentation", "BitsAllocated",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept",
-    "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "EchoNumbers",
-    "ComplexImageComponent", "RealWorldValueMappingSequence", "SharedFunctionalGroupsSequence",
+    "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "ComplexImageComponent",
+    "RealWorldValueMappingSequence", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 MARKING = tuple(keyword for keywords in MARKS.values() for keyword in keywords)
-TAGS = (*map(tag_for_keyword, (*KEYWORDS, *ECHO, *MARKING)), PHILIPS_SCALE_SLOPE, GE_COMPONENT)
+TAGS = (*map(tag_for_keyword, (*KEYWORDS, *MARKING)), PHILIPS_SCALE_SLOPE, GE_COMPONENT)
 NEEDED = ("SOPInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
 
 
@@ -241,7 +241,6 @@ def _frame(path: Path, dataset: Dataset, modality: str, index: int, count: int, 
         lookup="ModalityLUTSequence" in dataset,
         padding=_padding(path, dataset),
         philips_slope=_philips_slope(levels),
-        echo=(str(dataset.get("EchoNumbers")), str(_find(levels, *ECHO))),
         marks={name: str(_find(levels, *keywords)) for name, keywords in MARKS.items()},
     )
 

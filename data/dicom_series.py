@@ -18,7 +18,7 @@ MAPS = {"ADC", "FA", "TRACEW", "MIP", "MINIP", "MPR_MIP", "PROJECTION IMAGE", "M
 MAPS |= {"T1 MAP", "T2 MAP", "T2_STAR_MAP", "T1MAP", "T2MAP", "TSTAT", "EADC"}
 # What tells planes of one place apart, tried in this order; de-identifiers have given every slice a frame of reference
 # of its own, and scanners count acquisitions within a volume, so none of it splits what is one volume already.
-SPLIT_BY = tuple(MARKS)
+SPLIT_BY = tuple(name for name in MARKS if not name.startswith("echo"))
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Group:
 
 
 def group_frames(frames: list[Frame], policies: Policies | None = None) -> list[Group]:
-    """Split by series, by matrix, orientation, pixel size, image type, component and echo, then by what repeats."""
+    """Split by series, by matrix, orientation, pixel size, image type and component, then by echo and what repeats."""
     policies = policies or Policies()
     by_series = defaultdict(list)
     for frame in frames:
@@ -57,6 +57,8 @@ def refuse_unusable(group: Group) -> None:
         raise error("colour")
     if "LOCALIZER" in kinds:
         raise error("localizer")
+    if "MOSAIC" in kinds:
+        raise error("mosaic")
     if kinds & MAPS:
         raise error("derived-map", ", ".join(sorted(kinds & MAPS)))
     if any(None in (frame.position, frame.orientation, frame.pixel_mm) for frame in group.frames):
@@ -83,7 +85,12 @@ def _pieces(part: list[Frame], policies: Policies) -> list[Group]:
     copies = len(part) - len(distinct)
     shared = (f"copies of other slices left out: {copies}",) if copies else ()
     pieces = []
-    for frames, attributes in _split(distinct, policies):
+    told = [
+        (frames, (*echo, *attributes))
+        for part, echo in _by_echo(distinct, policies)
+        for frames, attributes in _split(part, policies)
+    ]
+    for frames, attributes in told:
         notes = (*shared, f"told apart by {' and '.join(attributes)}") if attributes else shared
         runs = _runs(frames, policies)
         for run in runs:
@@ -99,7 +106,7 @@ def _runs(frames: list[Frame], policies: Policies) -> list[tuple[Frame, ...]]:
 
 
 def _alike(frames: list[Frame]) -> list[list[Frame]]:
-    """Sort planes into lists with the same matrix, type, echo and, within tolerance, orientation and pixels."""
+    """Sort planes into lists with the same matrix, type and, within tolerance, orientation and pixels."""
     lists: dict[tuple, list[list[Frame]]] = defaultdict(list)
     for frame in sorted(frames, key=lambda frame: (str(frame.path), frame.index)):
         candidates = lists[_exact(frame)]
@@ -114,7 +121,7 @@ def _alike(frames: list[Frame]) -> list[list[Frame]]:
 
 def _exact(frame: Frame) -> tuple:
     matrix = (frame.rows, frame.columns, frame.samples, frame.photometric, frame.modality)
-    return (*matrix, frame.image_type[2:], frame.component, frame.echo, frame.position is None)
+    return (*matrix, frame.image_type[2:], frame.component, frame.position is None)
 
 
 def _same_plane(first: Frame, other: Frame) -> bool:
@@ -142,6 +149,17 @@ def _without_copies(frames: list[Frame]) -> list[Frame]:
         alone = len(twins) == 1 or any(frame.frames_in_file > 1 for frame in twins)
         kept += twins if alone or not same_pixels([frame.path for frame in twins]) else twins[:1]
     return kept
+
+
+def _by_echo(frames: list[Frame], policies: Policies) -> list[tuple[list[Frame], tuple[str, ...]]]:
+    """(planes of one echo, what told it apart). Echo times that differ from slice to slice split nothing."""
+    repeats = _most_repeats(frames)
+    if repeats > 1 and policies.on_repeat == "split":
+        for attribute in ("echo", "echo time"):
+            parts = _parts(frames, (attribute,))
+            if max(map(_most_repeats, parts)) < repeats and min(map(len, parts)) >= MIN_SLICES:
+                return [(part, (attribute,)) for part in parts]
+    return [(frames, ())]
 
 
 def _split(frames: list[Frame], policies: Policies) -> list[tuple[list[Frame], tuple[str, ...]]]:

@@ -48,6 +48,7 @@ REASONS = {
     "unsupported-class": Reason("DICOM images that are neither CT nor MR images", False),
     "other-modality": Reason("a modality that this cohort does not use", False),
     "localizer": Reason("a localizer", False),
+    "mosaic": Reason("mosaics, which hold all slices of a volume in one picture", False),
     "too-few-slices": Reason("too few slices for a volume", False),
     "time-series": Reason("the same slices many times: a series in time or over diffusion directions", False),
     "not-magnitude": Reason("phase, real or imaginary images", False),

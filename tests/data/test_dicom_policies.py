@@ -260,6 +260,26 @@ def test_repeats_can_be_refused(tmp_path):
     assert reason(tmp_path, on_repeat="fail") == "repeat"
 
 
+def test_echo_times_that_jitter_split_nothing(tmp_path):
+    for z, path in enumerate(build.write(build.Series("MR"), tmp_path)):
+        build.edit(path, {"EchoTime": f"{9.12 + 0.01 * (z % 3):.2f}"})
+    (finding,) = findings(tmp_path)
+    assert (finding.error, len(finding.frames), finding.notes) == (None, 7, ())
+
+
+def test_many_echoes_are_no_series_in_time(tmp_path):
+    repeats(tmp_path, 6, EchoNumbers=lambda n: n + 1, EchoTime=lambda n: f"{3 * n + 2}")
+    found = findings(tmp_path)
+    assert [len(finding.frames) for finding in found] == [7] * 6
+    assert {finding.notes for finding in found} == {("told apart by echo",)}
+
+
+def test_mosaics_are_left_out_by_name(tmp_path):
+    build.write(build.Series("MR", tags={"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}), tmp_path)
+    (finding,) = findings(tmp_path)
+    assert finding.error.reason == "mosaic"
+
+
 def test_copies_are_told(tmp_path):
     paths = build.write(build.Series(), tmp_path)
     (tmp_path / "copy").write_bytes(paths[2].read_bytes())

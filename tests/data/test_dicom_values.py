@@ -51,6 +51,18 @@ def test_real_world_mapping_stands_in_for_a_missing_rescale(tmp_path, unit, reas
         np.testing.assert_array_equal(read_only_series(tmp_path).array_zyx, TRUTH)
 
 
+@pytest.mark.parametrize("group", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
+def test_real_world_mapping_of_enhanced_frames(tmp_path, group):
+    build.write_enhanced(build.Series(), tmp_path / "enhanced.dcm")
+    ds = pydicom.dcmread(tmp_path / "enhanced.dcm")
+    for frame in ds.PerFrameFunctionalGroupsSequence:
+        del frame.PixelValueTransformationSequence
+    for item in ds[group].value:
+        item.RealWorldValueMappingSequence = [mapping(2.0, -1024.0, "[hnsf'U]")]
+    ds.save_as(tmp_path / "enhanced.dcm")
+    np.testing.assert_array_equal(read_only_series(tmp_path).array_zyx, TRUTH)
+
+
 def test_rescale_wins_over_a_mapping(tmp_path):
     def edit(ds, stored, z):
         ds.RealWorldValueMappingSequence = [mapping(7.0, 3.0, "[hnsf'U]")]
