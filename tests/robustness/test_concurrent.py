@@ -21,7 +21,7 @@ long = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.fault(f"two runs of {name} on one output")) for name in STAGE_NAMES]
+    "name", [pytest.param(name, marks=pytest.mark.fault(f"two runs on one output in {name}")) for name in STAGE_NAMES]
 )
 def test_twins(runner, tree, name):
     stage = tree.stages[name]

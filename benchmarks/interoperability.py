@@ -1,0 +1,100 @@
+"""docs/results/interoperability.md: formats and peers, faults, hostile input, fuzzing, indexing and export.
+
+    python -m benchmarks.interoperability                       # everything
+    python -m benchmarks.interoperability --only fuzz --fuzz-seconds 120
+
+Runs the tests that carry the markers interop, fault and hostile (the minutes-long ones too), the fuzz targets, and
+times the indexing of a folder and the export of a study; each part's figures are kept in --store, and the page is made
+from what is there. No figure on the page is written by hand.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.interop_page import page
+from benchmarks.interop_versions import peers
+from benchmarks.series import machine
+
+ROOT = Path(__file__).parents[1]
+MARKED = ("interop", "fault", "hostile")
+PARTS = (*MARKED, "fuzz", "indexing", "export")
+INDEXED_FILES, INDEXED_SERIES = 5000, 10
+
+
+def run_marked(marker: str, store: Path) -> list[dict[str, Any]]:
+    """Run the tests of a marker; a row for each. Failures are rows, too: the page shows them."""
+    rows = store / f"{marker}.rows"
+    rows.unlink(missing_ok=True)
+    environment = os.environ | {"INTEROP_ROWS": str(rows), "SLICEWEAVE_LONG": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-m", marker, "-p", "benchmarks.interop_plugin", "--tb=line"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=False, stdout=sys.stderr)
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"pytest ended with {done.returncode}: its words above say why.")
+    read = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    return [row for row in read if row["marker"] == marker]
+
+
+def run_fuzz(store: Path, seconds: float) -> list[dict[str, Any]]:
+    """Figures of every target; what is found is kept below STORE."""
+    command = [sys.executable, "-m", "tests.fuzz.run", "--seconds", str(seconds), "--out", str(store / "fuzz")]
+    done = subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def run_indexing() -> dict[str, Any]:
+    """The figures of benchmarks.indexing."""
+    arguments = ["--files", str(INDEXED_FILES), "--series", str(INDEXED_SERIES)]
+    return _json_line([sys.executable, "-m", "benchmarks.indexing", *arguments])
+
+
+def run_export() -> dict[str, Any]:
+    """The figures of benchmarks.exporting."""
+    return _json_line([sys.executable, "-m", "benchmarks.exporting"])
+
+
+def _json_line(command: list[str]) -> dict[str, Any]:
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def run_part(part: str, store: Path, fuzz_seconds: float) -> None:
+    """Run one part and keep its figures as STORE/PART.json, with the machine and the peers' versions."""
+    if part in MARKED:
+        figures: Any = run_marked(part, store)
+    elif part == "fuzz":
+        figures = run_fuzz(store, fuzz_seconds)
+    else:
+        figures = {"indexing": run_indexing, "export": run_export}[part]()
+    kept = {"figures": figures, "machine": machine(), "peers": peers()}
+    (store / f"{part}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.interoperability", description=__doc__.split("\n")[0])
+    parser.add_argument("--only", action="append", choices=PARTS, help="this part alone; may be given several times")
+    parser.add_argument("--fuzz-seconds", type=float, default=60.0, help="processor seconds for each fuzz target")
+    parser.add_argument("--store", type=Path, default=ROOT / "runs" / "interoperability", help="figures of the parts")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "interoperability.md")
+    arguments = parser.parse_args(argv)
+    store = arguments.store.resolve()
+    store.mkdir(parents=True, exist_ok=True)
+    for part in arguments.only or PARTS:
+        run_part(part, store, arguments.fuzz_seconds)
+    kept = {
+        part: json.loads((store / f"{part}.json").read_text(encoding="utf-8"))
+        for part in PARTS
+        if (store / f"{part}.json").is_file()
+    }
+    arguments.out.write_text(page(kept, arguments.fuzz_seconds), encoding="utf-8")
+    print(arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
