@@ -16,6 +16,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from tqdm import tqdm
 
 from data.dicom_deidentify import Identity, coded, may_show_face
 from data.dicom_frames import Frame, OtherObject, quiet, read_dataset, read_frames
@@ -27,6 +28,8 @@ RESEARCH_ONLY = "RESEARCH ONLY - not for diagnosis"
 LARGEST = 2**15 - 1
 # Positions are written with a decimal or two: a slice within this of a source plane is that plane.
 SAME_PLANE_MM, SAME_PLANE_OF_SPACING, PARALLEL_COSINE = 0.06, 0.1, 0.9999
+# Series below this size are written in no time, without a progress bar.
+SILENT_BYTES = 2**24
 NO_SOURCE_PLANE = "No source image lies in this plane: it was interpolated or resampled from its neighbours."
 
 
@@ -111,7 +114,7 @@ def write_series(
     common.SeriesInstanceUID = generate_uid(entropy_srcs=uids)
     folder.mkdir(parents=True)
     headers = []
-    for z, plane in enumerate(stored):
+    for z in tqdm(range(len(stored)), desc=folder.name, unit="slice", disable=stored.nbytes < SILENT_BYTES):
         dataset = deepcopy(common)
         dataset.SOPInstanceUID = generate_uid(entropy_srcs=[*uids, str(z)])
         dataset.InstanceNumber = z + 1
@@ -119,7 +122,7 @@ def write_series(
         _name_source(dataset, frame_in_plane(source, affine, stored.shape, z), source, identity)
         headers.append(dataset)
         image = copy(dataset)
-        image.PixelData = np.ascontiguousarray(plane).tobytes()
+        image.PixelData = stored[z].tobytes()
         save(image, folder / f"IM{z + 1:04d}.dcm")
     return headers
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from data.atomic import atomic_directory
-from data.dicom_derived import RESEARCH_ONLY, Source
+from data.dicom_derived import RESEARCH_ONLY, SILENT_BYTES, Source
 from data.errors import InputError
 from data.nifti import read_volume, write_volume
 from data.volume import Volume
@@ -88,7 +89,8 @@ def _write_niftis(
     target = folder / f"sub-{study}" / kind
     target.mkdir(parents=True)
     layers = []
-    for item in items:
+    size = sum(item.path.stat().st_size for item in items)
+    for item in tqdm(items, desc="volumes", unit="volume", disable=size < SILENT_BYTES):
         rec = label(re.sub(r"[^A-Za-z0-9]", "", item.method))
         name = f"sub-{study}_acq-{series}_rec-{rec}_{item.entities}_{suffix}"
         volume = read_volume(item.path)
