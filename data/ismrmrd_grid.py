@@ -34,7 +34,7 @@ def place_lines(path: Path, header: MrHeader, image: Acquisitions, calibration: 
     averages = int(count[count > 0].min())
     mask = count[:, 0] > 0
     if header.encoded.matrix[2] == 1:
-        keep = (array.shape[2], kept(header, 0))
+        keep = (kept(header, 1), kept(header, 0))
         found = KSpace(array, affine, spacing_of(affine), _shared(mask), keep=keep, calibration=separate)
     elif (mask == mask[:1]).all():
         found = _along_partitions(header, array, mask[0], separate, affine)
@@ -177,7 +177,7 @@ def _along_partitions(
     slab = slice(first, first + number)
     affine = moved(affine, 2, first)
     separate = None if separate is None else along_slices(separate)[slab]
-    keep = (array.shape[2], kept(header, 0))
+    keep = (kept(header, 1), kept(header, 0))
     return KSpace(along_slices(array)[slab], affine, spacing_of(affine), mask, keep=keep, calibration=separate)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from data.errors import InputError
 from data.kspace import read_kspace
 from data.kspace_common import KSpace, slab_of_kspace
+from data.reasons import REASONS
 from data.study import Finding
 from pipeline.ingest_shared import IngestSettings, check_values, slab_of, write_source
 from pipeline.measurement import read_tensors, write_tensors
@@ -24,6 +25,8 @@ def take_kspace(finding: Finding, folder: Path, settings: IngestSettings) -> dic
     kspace = read_kspace(finding.files[0], finding.part)
     kspace = slab_of_kspace(kspace, *slab_of(settings.slices, kspace.array.shape[0]))
     check_values(kspace.array)
+    if not all(np.isfinite(array).all() for array in (kspace.calibration, kspace.noise) if array is not None):
+        raise InputError(REASONS["nan"].text, "nan")
     tensors = {"kspace": kspace.array}
     tensors |= {name: getattr(kspace, name) for name in TENSORS if getattr(kspace, name) is not None}
     described = {"slices": kspace.array.shape[0], "coils": kspace.array.shape[1]}

@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data.errors import InputError
 from data.kspace import read_kspace
 from operators.coils import simulate_sensitivities
 from operators.fourier import fft2
@@ -186,3 +187,14 @@ def test_the_slab_of_a_config_cuts_everything_that_belongs_to_slices(tmp_path):
     np.testing.assert_array_equal(series.array, kspace[1:3])
     assert series.affine[2, 3] == pytest.approx(5.0)
     assert series.phase_axis == "y"
+
+
+def test_a_noise_scan_that_is_not_finite_is_refused_when_it_is_read(tmp_path):
+    (tmp_path / "study").mkdir()
+    with Writer(tmp_path / "study" / "scan.h5", Scan((12, 10, 1), (240.0, 200.0, 4.0))) as writer:
+        writer.line(np.full((2, 64), np.nan), [NOISE])
+        for y in range(10):
+            writer.line(np.full((2, 12), y + 1j), kspace_encode_step_1=y)
+    with pytest.raises(InputError) as caught:
+        ingest(tmp_path / "study", tmp_path / "out", ingest_settings({"modality": "mr"}))
+    assert caught.value.reason == "nan"
