@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID, ImplicitVRLittleEndian
+from tqdm import tqdm
 
 from data.dicom_codestream import coded_matrix
 from data.dicom_file import quiet, read_dataset
@@ -23,6 +24,7 @@ OUTSIDE_HU = -2000.0
 HOUNSFIELD_UNIT = "[hnsf'U]"
 # A file may be this much longer than twice its pixels: headers, icons, private data.
 MAX_EXTRA_BYTES = 2**28
+A_BAR_FROM = 300
 PIXEL_KEYWORDS = (
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ExtendedOffsetTable",
@@ -46,9 +48,11 @@ def read_pixels(frames: tuple[Frame, ...], max_voxels: int = MAX_VOXELS) -> np.n
     by_file: dict[Path, list[int]] = {}
     for z, frame in enumerate(frames):
         by_file.setdefault(frame.path, []).append(z)
-    for members in by_file.values():
-        for z, stored in zip(members, _decode([frames[z] for z in members]), strict=True):
-            volume[z] = _physical(stored, frames[z])
+    with tqdm(total=len(frames), desc="pixels", unit="slice", mininterval=1, disable=len(frames) < A_BAR_FROM) as bar:
+        for members in by_file.values():
+            for z, stored in zip(members, _decode([frames[z] for z in members]), strict=True):
+                volume[z] = _physical(stored, frames[z])
+                bar.update()
     return volume
 
 

@@ -61,17 +61,24 @@ def write_volume(
 
     Integer dtypes are rounded and clipped to their range. `description` is cut to the 79 characters of the header.
     """
-    array = np.asarray(array_zyx).transpose(2, 1, 0)
+    array = np.asarray(array_zyx)
     if np.issubdtype(dtype, np.integer):
-        limits = np.iinfo(dtype)
-        array = np.clip(np.rint(array), limits.min, limits.max)
-    image = nibabel.Nifti1Image(np.asarray(array, dtype=dtype, order="F"), np.asarray(affine, float))
+        array = _rounded(array, np.dtype(dtype))
+    image = nibabel.Nifti1Image(np.asarray(array.transpose(2, 1, 0), dtype=dtype, order="F"), np.asarray(affine, float))
     image.set_qform(affine, 1)
     image.set_sform(affine, 1)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = description.encode("ascii", "replace")[:79]
     with atomic_path(path) as temporary:
         nibabel.save(image, temporary)
+
+
+def _rounded(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Whole numbers, clipped to their range; slice by slice, so that no second volume of floats is needed."""
+    limits, out = np.iinfo(dtype), np.empty(array.shape, dtype)
+    for z, plane in enumerate(array):
+        out[z] = np.clip(np.rint(plane), limits.min, limits.max)
+    return out
 
 
 def is_pair(header: Path) -> bool:

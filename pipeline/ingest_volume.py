@@ -143,7 +143,7 @@ def _write(volume: Volume, folder: Path, units: str) -> None:
     """FOLDER/volume.nii.gz, int16 where that loses nothing, else float32."""
     array = volume.array_zyx
     check_values(array)
-    whole = np.abs(array).max() < 2**15 - 1 and bool((array == np.rint(array)).all())
+    whole = all(np.abs(plane).max() < 2**15 - 1 and bool((plane == np.rint(plane)).all()) for plane in array)
     folder.mkdir()
     write_volume(folder / "volume.nii.gz", array, volume.affine, np.int16 if whole else np.float32, units)
 
