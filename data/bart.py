@@ -14,7 +14,7 @@ import numpy as np
 from data.errors import InputError
 from data.ismrmrd_grid import along_slices
 from data.kspace_array import given_affine, json_beside
-from data.kspace_common import KSpace, axial_affine, check_size, readable
+from data.kspace_common import KSpace, axial_affine, beside, check_size, readable
 
 DIMENSIONS = 16
 NAMES = ("readout", "phase 1", "phase 2", "coils", "maps", "echoes", "coefficients", "coefficients 2", "iterations",
@@ -70,9 +70,10 @@ def read_bart(path: Path) -> KSpace:
 
 
 def _readouts(path: Path, notes: dict, array: np.ndarray) -> KSpace:
-    source = _trajectory_path(path, notes)
-    if not source.is_file():
-        raise InputError(f"{path} has readouts without {source.name} beside it: add the trajectory.", "trajectory")
+    named = _trajectory_path(path, notes)
+    source = beside(path, named.name)
+    if source is None:
+        raise InputError(f"{path} has readouts without {named.name} beside it: add the trajectory.", "trajectory")
     points = read_cfl(source)
     if points.shape[:3] != (3, *array.shape[1:3]) or points.size != 3 * math.prod(array.shape[1:3]):
         raise InputError(f"{source} does not fit the samples of {path.name}: write both again.", "shape")
@@ -127,9 +128,9 @@ def _spacing(path: Path, notes: dict) -> tuple[tuple[float, float, float], tuple
 
 def read_shape(path: Path) -> tuple[int, ...]:
     """The 16 dimensions of NAME.hdr. Raises InputError: no-header, shape, too-large."""
-    header = path.with_suffix(".hdr")
-    if not header.is_file() or header.stat().st_size > MAX_HEADER_BYTES:
-        raise InputError(f"{path} has no {header.name} beside it: copy both files.", "undecodable")
+    header = beside(path, path.with_suffix(".hdr").name)
+    if header is None or header.stat().st_size > MAX_HEADER_BYTES:
+        raise InputError(f"{path} has no .hdr of the same name beside it: copy both files.", "undecodable")
     lines = header.read_bytes().decode("ascii", "replace").splitlines()
     at = next((index for index, line in enumerate(lines) if line.strip().lower() == "# dimensions"), None)
     fields = lines[at + 1].split() if at is not None and at + 1 < len(lines) else []

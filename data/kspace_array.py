@@ -17,7 +17,7 @@ import numpy as np
 
 from data.errors import InputError
 from data.hdf5 import check_stored
-from data.kspace_common import KSpace, axial_affine, check_size, own_dataset, readable
+from data.kspace_common import KSpace, axial_affine, beside, check_size, own_dataset, readable
 
 CARTESIAN = ("z", "coils", "y", "x")
 READOUTS = ("z", "coils", "readouts", "samples")
@@ -51,31 +51,31 @@ def read_array(path: Path) -> KSpace:
 def read_notes(path: Path) -> dict:
     """The JSON beside PATH with its axes, spacing_mm, dc and modality checked."""
     notes = json_beside(path)
-    beside = path.with_suffix(".json")
+    written = path.with_suffix(".json")
     if notes is None:
-        raise InputError(f"{path} has no {beside.name} beside it: write one with axes and spacing_mm.", "no-json")
+        raise InputError(f"{path} has no {written.name} beside it: write one with axes and spacing_mm.", "no-json")
     if not isinstance(notes.get("axes"), str) or "spacing_mm" not in notes:
-        raise InputError(f'{beside} needs axes, such as "coils y x", and spacing_mm: add them.', "json")
+        raise InputError(f'{written} needs axes, such as "coils y x", and spacing_mm: add them.', "json")
     if notes.get("dc", "centre") not in ("centre", "corner"):
-        raise InputError(f'{beside} has a dc that is neither "centre" nor "corner": correct it.', "json")
+        raise InputError(f'{written} has a dc that is neither "centre" nor "corner": correct it.', "json")
     return notes
 
 
 def json_beside(path: Path) -> dict | None:
     """The JSON object beside PATH, None where there is no such file; InputError ("json") for what is none."""
-    beside = path.with_suffix(".json")
-    if not beside.is_file():
+    notes_file = beside(path, path.with_suffix(".json").name)
+    if notes_file is None:
         return None
     try:
-        if beside.stat().st_size > MAX_JSON_BYTES:
+        if notes_file.stat().st_size > MAX_JSON_BYTES:
             raise ValueError("too long")
-        notes = json.loads(beside.read_text(encoding="utf-8"))
+        notes = json.loads(notes_file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{beside} is not a JSON file: correct it.", "json") from error
+        raise InputError(f"{notes_file} is not a JSON file: correct it.", "json") from error
     if not isinstance(notes, dict):
-        raise InputError(f"{beside} is not a JSON object: correct it.", "json")
+        raise InputError(f"{notes_file} is not a JSON object: correct it.", "json")
     if notes.get("modality", "mr") != "mr":
-        raise InputError(f'{beside} has a modality that is not "mr": k-space is MR only.', "json")
+        raise InputError(f'{notes_file} has a modality that is not "mr": k-space is MR only.', "json")
     return notes
 
 
@@ -160,13 +160,14 @@ def _companion(path: Path, notes: dict, key: str) -> np.ndarray | None:
     name = notes.get(key)
     if name is None:
         return None
-    beside = path.with_suffix(".json")
     if path.suffix.lower() == ".npy":
-        if not _is_file_name(name) or not path.with_name(name).is_file():
-            raise InputError(f"{beside} names no .npy file of its own folder as {key}: correct it.", "json")
-        with readable(path.with_name(name)):
-            array = np.load(path.with_name(name), mmap_mode="r", allow_pickle=False)
-            check_size(path.with_name(name), array.size)
+        source = beside(path, name) if _is_file_name(name) else None
+        if source is None:
+            written = path.with_suffix(".json")
+            raise InputError(f"{written} names no .npy file of its own folder as {key}: correct it.", "json")
+        with readable(source):
+            array = np.load(source, mmap_mode="r", allow_pickle=False)
+            check_size(source, array.size)
             return np.array(array)
     with readable(path), h5py.File(path, "r") as handle:
         found = _dataset(path, handle, name)

@@ -87,6 +87,13 @@ def check_size(path: Path, count: int) -> None:
         raise InputError(f"{path} holds no samples or more than {MAX_SAMPLES}: cut it up.", "too-large")
 
 
+def beside(path: Path, name: str) -> Path | None:
+    """The file of that name in PATH's folder; None where there is none, or a link that leaves the folder."""
+    other = path.with_name(name)
+    inside = not other.is_symlink() or other.resolve().parent == path.parent.resolve()
+    return other if inside and other.is_file() else None
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Whatever goes wrong while reading becomes one sentence ("truncated"); InputError and MemoryError stay."""

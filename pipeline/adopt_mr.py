@@ -36,7 +36,7 @@ def adopt_mr(kspace: KSpace, settings: MrMeasureSettings, name: str) -> tuple[Me
     check_settings(settings)
     if not np.isfinite(kspace.array).all():
         raise InputError(f"{name}: k-space holds values that are not finite; export it again.")
-    if settings.sensitivities == "known":
+    if settings.sensitivities == "known" and kspace.array.shape[1] > 1:
         raise InputError(
             f"{name}: measured k-space has no known sensitivities; set measure.sensitivities to estimated."
         )

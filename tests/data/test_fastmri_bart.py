@@ -173,3 +173,20 @@ def test_headers_that_do_not_fit(tmp_path, text, expected):
     write_cfl(tmp_path / "k", complex_noise((12, 10, 1, 2)))
     (tmp_path / "k.hdr").write_text(text, encoding="ascii")
     assert reason(tmp_path / "k.cfl") == expected
+
+
+@pytest.mark.hostile("links beside raw data that leave the study's folder")
+def test_links_that_leave_the_folder_are_as_good_as_missing(tmp_path):
+    outside, inside = tmp_path / "outside", tmp_path / "study"
+    outside.mkdir()
+    inside.mkdir()
+    np.save(outside / "path.npy", np.zeros((7, 24, 2), np.float32))
+    np.save(inside / "k.npy", complex_noise((2, 7, 24)))
+    notes = {"axes": "coils readouts samples", "spacing_mm": [1, 1, 1], "matrix": [12, 12], "trajectory": "path.npy"}
+    (inside / "k.json").write_text(json.dumps(notes), encoding="utf-8")
+    (inside / "path.npy").symlink_to(outside / "path.npy")
+    assert reason(inside / "k.npy") == "json"
+    write_cfl(outside / "b", complex_noise((12, 10, 1, 2)))
+    shutil.copy(outside / "b.cfl", inside / "b.cfl")
+    (inside / "b.hdr").symlink_to(outside / "b.hdr")
+    assert reason(inside / "b.cfl") == "undecodable"
