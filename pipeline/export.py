@@ -1,6 +1,6 @@
 """Stage `export`: what viewers and archives read, with provenance and checksums.
 
-    OUT/dataset_description.json, OUT/SHA256SUMS
+    OUT/README, OUT/dataset_description.json, OUT/SHA256SUMS
     OUT/sub-STUDY/ct|anat/sub-STUDY_acq-SERIES_rec-METHOD_desc-recon_ct.nii.gz + .json
     OUT/dicom/METHOD_reconstruction/IM0001.dcm ...   for DICOM input; pipeline.export_dicom lists the folders
     OUT/viewers/                                     files that open the export in desktop viewers
@@ -33,6 +33,12 @@ from pipeline.paths import label
 from pipeline.viewers import Layer, shown_range, write_viewers
 
 BIDS_VERSION = "1.11.1"
+README = f"""{RESEARCH_ONLY}.
+
+A reconstruction with its uncertainty, by sliceweave: volumes as NIfTI with a JSON beside each, DICOM series where the
+source was DICOM, and files that open them in viewers (viewers/README.txt). dataset_description.json says from what and
+how they were made; sha256sum -c SHA256SUMS tells whether they are as they were written.
+"""
 
 
 def export(
@@ -59,6 +65,7 @@ def export(
             plan = Plan(source, identity_of(settings, warn), settings, facts, series_dir)
             write_dicom(items, folder / "dicom", plan)
         write_viewers(folder, layers, RESEARCH_ONLY)
+        (folder / "README").write_text(README, encoding="utf-8")
         _write_json(folder / "dataset_description.json", _description(items, series_dir, facts))
         provenance.write_sums(folder, [path for path in folder.rglob("*") if path.is_file()])
 
