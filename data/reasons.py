@@ -18,11 +18,11 @@ class Reason:
 
 REASONS = {
     "gap": Reason(
-        "the slices are not evenly spaced: one is missing or the spacing changes", True,
+        "the slices are not evenly spaced, as one is missing or the spacing changes", True,
         "copy the missing files, remove the series, or set ingest.on_gap to split or interpolate",
     ),
     "tilt": Reason(
-        "the slices are stacked at an angle to their normal: a tilted gantry", True,
+        "the slices are stacked at an angle to their normal, as with a tilted gantry", True,
         "remove it, or set ingest.on_tilt to resample",
     ),
     "repeat": Reason(

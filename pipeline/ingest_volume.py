@@ -113,7 +113,7 @@ def _told(stack: Stack) -> list[str]:
     told = []
     if stack.interpolated:
         counted = ", ".join(map(str, stack.interpolated))
-        told.append(f"not measured but interpolated: slices {counted} of 0 to {len(stack.blend) - 1} of the stack")
+        told.append(f"interpolated, not measured, of the stack's {len(stack.blend)} slices (counted from 0): {counted}")
     if stack.offsets_mm is not None:
         told.append("the stack was tilted and is resampled onto a straight grid")
     places = len({frame.frame_of_reference for frame in stack.frames})

@@ -4,6 +4,9 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from data.nifti import read_volume, write_volume
 from data.volume import LPS_TO_RAS, Volume, slice_direction, sliced, to_closest_ras
@@ -105,3 +108,24 @@ def test_turning_keeps_memory_order():
     assert turned.shape == (4, 2, 3)
     assert turned.spacing_mm == (1, 3, 2)
     assert turned.array_zyx.flags.c_contiguous
+
+
+angles = st.floats(-180, 180)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@given(
+    turn=st.tuples(angles, angles, angles),
+    spacing=st.tuples(*[st.floats(0.2, 6)] * 3),
+    first=st.tuples(*[st.floats(-400, 400)] * 3),
+    seed=st.integers(0, 99),
+)
+def test_any_place_and_orientation(tmp_path, turn, spacing, first, seed):
+    matrix = Rotation.from_euler("xyz", turn, degrees=True).as_matrix()
+    orientation = tuple(matrix[:, 0]) + tuple(matrix[:, 1])
+    series = build.Series("MR", orientation, 5, 6, 4, spacing[:2], spacing[2], first, seed=seed)
+    folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+    build.write(series, folder)
+    volume = read_only_series(folder)
+    np.testing.assert_array_equal(volume.array_zyx, series.stored * build.SLOPE + build.INTERCEPT)
+    np.testing.assert_allclose(volume.affine, series.affine_ras, atol=1e-4)
