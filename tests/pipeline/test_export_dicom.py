@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import JPEG2000Lossless, JPEGLSNearLossless
+from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSNearLossless
 
 from data.nifti import read_volume, write_volume
 from data.volume import Volume
@@ -195,6 +195,11 @@ def compressed(syntax):
                 dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
                 dataset.LossyImageCompression, dataset.LossyImageCompressionRatio = "01", 7.5
                 dataset.LossyImageCompressionMethod = "ISO_14495_1"
+            elif syntax == JPEG2000:
+                dataset.compress(syntax, encoding_plugin="pylibjpeg", j2k_cr=[5])
+                for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+                    if keyword in dataset:
+                        delattr(dataset, keyword)
             else:
                 dataset.compress(syntax, encoding_plugin="pylibjpeg")
             dataset.save_as(path)
@@ -202,7 +207,9 @@ def compressed(syntax):
     return prepare
 
 
-@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSNearLossless], ids=["jpeg2000-lossless", "was-lossy"])
+@pytest.mark.parametrize(
+    "syntax", [JPEG2000Lossless, JPEG2000, JPEGLSNearLossless], ids=["lossless", "lossy-not-said", "was-lossy"]
+)
 @pytest.mark.oracle
 @pytest.mark.interop("write", "DICOM derived series from compressed sources", "dcm2niix, dciodvfy")
 def test_compressed_sources(tmp_path, syntax):
@@ -213,7 +220,10 @@ def test_compressed_sources(tmp_path, syntax):
     validate(files)
     for dataset in map(pydicom.dcmread, files):
         lossy = dataset.get("LossyImageCompression")
-        assert lossy == "01" if syntax == JPEGLSNearLossless else lossy in (None, "00")
+        assert (lossy == "01") is (syntax != JPEG2000Lossless)
+        if syntax == JPEG2000:
+            assert dataset.LossyImageCompressionMethod == "ISO_15444_1"
+            assert 4 < dataset.LossyImageCompressionRatio < 7
 
 
 def as_if_resampled(ingested, results, mean, files, affine):

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from data.dicom_deidentify import MAX_SHIFT_DAYS, Kept, Pseudonyms, may_show_face, read_key
 from data.dicom_frames import quiet
@@ -152,6 +155,21 @@ def test_a_patients_studies_stay_together():
     assert mapped.uid("1.2.3") != mapped.uid("1.2.4")
     assert re.fullmatch(r"2\.25\.[1-9][0-9]{1,38}", mapped.uid("1.2.3"))
     assert "kkkk" not in repr(mapped)
+
+
+@given(st.text(max_size=64), st.text(max_size=64), st.dates(date(1930, 1, 1)), st.dates(date(1930, 1, 1)))
+def test_any_id_and_date_are_mapped(patient, uid, first, second):
+    mapped, header = Pseudonyms(b"k" * 32), Dataset()
+    with quiet():
+        header.StudyInstanceUID, header.PatientID = "1.2.3", patient
+    assert len(mapped.uid(uid)) <= 64
+    assert UID(mapped.uid(uid)).is_valid
+    assert re.fullmatch("SW[0-9A-F]{16}", mapped.patient(header))
+    moved = []
+    for day in (first, second):
+        header.StudyDate = day.isoformat().replace("-", "")
+        moved.append(days(mapped.shifted(header)))
+    assert moved[0] - moved[1] == first - second
 
 
 def test_studies_without_a_patient_are_kept_apart_and_odd_dates_removed():
