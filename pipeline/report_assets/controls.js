@@ -156,6 +156,7 @@ function readLink(app) {
   if (numbers(share, 1)) app.wipeAt(Number(share));
   const sample = numbers(fields.sample, 1)?.[0];
   if (Number.isInteger(sample) && sample >= 0 && sample <= store.byRole("sample").length) state.flip = sample;
+  app.onFlip?.();
   const row = MODES.find(([name]) => name === fields.mode);
   if (row?.[3](app)) {
     if (app.sets.size) app.setMode(row[0]);

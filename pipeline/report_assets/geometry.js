@@ -86,6 +86,20 @@ function stacked(sizes, width, height) {
   });
 }
 
+// All below each other, each as wide as the panel where the height allows it.
+function filled(sizes, width, height) {
+  const room = height - TILE_GAP * (sizes.length - 1);
+  const wide = sizes.map(([w]) => width / w);
+  const needed = sizes.reduce((sum, [, h], i) => sum + wide[i] * h, 0);
+  const share = Math.min(1, room / needed);
+  let y = 0;
+  return sizes.map(([, h], i) => {
+    const tile = { x: 0, y, w: width, h: share * wide[i] * h + (room - share * needed) / sizes.length, scale: share * wide[i] };
+    y += tile.h + TILE_GAP;
+    return tile;
+  });
+}
+
 // The first on top, the others side by side below; `share` of the height is the first one's.
 function headed([first, ...rest], width, height, share) {
   const upper = (height - TILE_GAP) * share;
@@ -111,7 +125,7 @@ function flanked([first, ...rest], width, height, share) {
 // Boxes (x y w h in CSS pixels) and scales (pixels per mm) of the planes' tiles, as large as the panel allows.
 function tilesOf(planes, width, height) {
   const sizes = planes.map(({ size, mm }) => [size[0] * mm[0], size[1] * mm[1]]);
-  const choices = [stacked(sizes, width, height)];
+  const choices = [stacked(sizes, width, height), filled(sizes, width, height)];
   for (let share = 0.4; sizes.length > 1 && share < 0.86; share += 0.05) {
     choices.push(headed(sizes, width, height, share), flanked(sizes, width, height, share));
   }

@@ -25,7 +25,6 @@ function listen(panel) {
     const point = pointOf(panel, event);
     touches.set(event.pointerId, point);
     if (canvas.setPointerCapture && event.isTrusted) canvas.setPointerCapture(event.pointerId);
-    canvas.focus({ preventScroll: true });
     const tile = panel.tileAt(point);
     const { window: range, centre, zoom } = panel.app.state;
     drag = { action: actionOf(panel, event, tile), tile, from: point, range: { ...range }, centre: [...centre], zoom };
@@ -167,9 +166,10 @@ function listenKeys(app) {
   document.addEventListener("keydown", (event) => {
     const { key, target } = event;
     if (event.ctrlKey || event.altKey || event.metaKey || document.querySelector("dialog[open]")) return;
-    if (target.closest?.("input, select, textarea")) return;
-    if (key === " " && target.closest?.("button, a, summary")) return;
-    if (MOVES[key] && (target === document.body || target.closest?.("canvas"))) {
+    if (target.closest?.("input:not([type=radio], [type=range]), select, textarea")) return;
+    if (key === " " && target.closest?.("button, a, summary, input")) return;
+    if (MOVES[key] && target.closest?.("input")) return;
+    if (MOVES[key] && (target === document.body || target.closest?.("canvas, .tools, .panel"))) {
       app.step(app.state.active, ...MOVES[key]);
     } else {
       const row = KEYS.find(([keys, , action]) => action && keys.includes(key === "=" ? "+" : key));

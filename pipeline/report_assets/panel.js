@@ -75,7 +75,7 @@ class Panel {
       this.places.set(tile.plane.name, place);
       if (app.state.marks) crosshair(context, tile, place, app.state.cross);
       if (this.wipes) this.divider(covered(tile, place));
-      annotate(context, tile, place, app.state, tile === this.tiles[0] || tile.scale < 0.95 * this.tiles[0].scale);
+      annotate(context, tile, place, app.state, tile === this.tiles[0] || Math.abs(tile.scale / this.tiles[0].scale - 1) > 0.05);
     }
     this.dress();
   }

@@ -31,7 +31,11 @@ def ct(report_results, open_page):
     assert wrong == []
 
 
-def test_opens_with_five_panels_side_by_side(ct):
+@pytest.mark.interop("write", "HTML page from a file", "Chromium")
+def test_opens_with_five_panels_side_by_side(ct, record_property):
+    megabytes = ct.evaluate("performance.getEntriesByType('navigation')[0].decodedBodySize / 1e6")
+    ready = ct.evaluate("performance.getEntriesByName('ready')[0].startTime / 1000")
+    record_property("measured", f"{megabytes:.1f} MB, ready after {ready:.1f} s, no request, no console message")
     menus = ct.locator(".panel > header select")
     assert menus.evaluate_all("(all) => all.map((menu) => menu.selectedOptions[0].textContent)") == PANELS
     for panel, name in enumerate(PANELS):

@@ -138,6 +138,19 @@ def test_every_key_of_the_list_does_what_it_says(ct):
     assert not ct.locator("#help").is_visible()
 
 
+def test_keys_work_after_a_click_on_a_control_but_not_while_typing(ct):
+    choose(ct, "#modes", "Wipe")
+    ct.keyboard.press("x")
+    assert ct.evaluate("sliceweave.state.wipe.a.label") == "PaM posterior mean"
+    ct.locator("#level").click()
+    ct.keyboard.press("3")
+    assert ct.evaluate("sliceweave.state.mode") == "wipe"
+    slider = ct.locator("#wipe")
+    slider.focus()
+    ct.keyboard.press("ArrowRight")
+    assert ct.evaluate("sliceweave.state.wipe.at") == pytest.approx(0.51)
+
+
 def test_a_link_brings_the_view_back(ct, report_results, open_page):
     ct.mouse.click(*on_tile(ct, 0, "axial", 0.3, 0.6))
     choose(ct, "#window", "Bone")
