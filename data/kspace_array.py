@@ -1,9 +1,10 @@
 """Raw k-space as an array file (.npy or .h5) explained by a JSON file of the same name beside it.
 
 JSON keys: axes, such as "coils y x" or "z coils y x" (y and x needed), or "coils readouts samples" for radial, spiral
-and other trajectories; spacing_mm [z, y, x] of the image. Optional: shape; dc "centre" (default) or "corner"; affine,
-4x4, image index (x y z) to RAS mm; dataset, the name in an .h5 file (default "kspace"); modality "mr"; noise, a noise
-scan (coils n). With readouts and samples also: trajectory, (readouts samples 2) or (z readouts samples 2), ky and kx in
+and other trajectories; spacing_mm [z, y, x] of the image. Optional: shape; dc "centre" (default) or "corner", where
+zero frequency is; origin "centre" (default) or "corner", where the transform has its origin in the image; affine, 4x4,
+image index (x y z) to RAS mm; dataset, the name in an .h5 file (default "kspace"); modality "mr"; noise, a noise scan
+(coils n). With readouts and samples also: trajectory, (readouts samples 2) or (z readouts samples 2), ky and kx in
 cycles per field of view; matrix [rows, columns] of the image. trajectory and noise name a .npy file in the same folder,
 or a data set of the same .h5 file. Others (licence, citation, notes) are free.
 """
@@ -39,8 +40,8 @@ def read_array(path: Path) -> KSpace:
     trajectory, matrix = None, None
     if order is READOUTS:
         trajectory, matrix = _trajectory(path, notes, array.shape), _matrix(path, notes)
-    elif notes.get("dc", "centre") == "corner":
-        array = np.fft.fftshift(array, axes=(-2, -1))
+    else:
+        array = _centred(array, notes)
     shape_zyx = (array.shape[0], *(matrix or array.shape[2:]))
     affine = given_affine(path, notes)
     affine = axial_affine(spacing_mm, shape_zyx) if affine is None else affine
@@ -56,8 +57,9 @@ def read_notes(path: Path) -> dict:
         raise InputError(f"{path} has no {written.name} beside it: write one with axes and spacing_mm.", "no-json")
     if not isinstance(notes.get("axes"), str) or "spacing_mm" not in notes:
         raise InputError(f'{written} needs axes, such as "coils y x", and spacing_mm: add them.', "json")
-    if notes.get("dc", "centre") not in ("centre", "corner"):
-        raise InputError(f'{written} has a dc that is neither "centre" nor "corner": correct it.', "json")
+    for key in ("dc", "origin"):
+        if notes.get(key, "centre") not in ("centre", "corner"):
+            raise InputError(f'{written} has a {key} that is neither "centre" nor "corner": correct it.', "json")
     return notes
 
 
@@ -87,6 +89,17 @@ def companions(path: Path) -> tuple[Path, ...]:
         notes = {}
     named = tuple(path.with_name(notes[key]) for key in COMPANIONS if _is_file_name(notes.get(key)))
     return (path.with_suffix(".json"), *named)
+
+
+def _centred(array: np.ndarray, notes: dict) -> np.ndarray:
+    """Zero frequency at n // 2, and the image's origin there too: rolling the image back is a phase along k."""
+    if notes.get("dc", "centre") == "corner":
+        array = np.fft.fftshift(array, axes=(-2, -1))
+    if notes.get("origin", "centre") == "corner":
+        rows, columns = (np.arange(size) - size // 2 for size in array.shape[-2:])
+        turns = rows[:, None] * (len(rows) // 2) / len(rows) + columns * (len(columns) // 2) / len(columns)
+        array = (array * np.exp(2j * np.pi * turns)).astype(np.complex64)
+    return array
 
 
 def _is_file_name(name: object) -> bool:

@@ -13,7 +13,7 @@ from pipeline import kspace as ks
 from pipeline.adopt_readouts import adopt_readouts, preparation, prepared_coils
 from pipeline.measure_mr import check_settings, make_mask, mr_metadata
 from pipeline.measurement import Measurement, pack_kspace, unpack_kspace
-from pipeline.mr_prepare import remove_oversampling, rss_image
+from pipeline.mr_prepare import remove_oversampling, rss_image, to_working_grid
 from pipeline.mr_second_set import without_second_set
 from pipeline.mr_sensitivities import cartesian_maps
 from pipeline.seeds import numpy_generator
@@ -21,6 +21,10 @@ from pipeline.settings import MrMeasureSettings
 
 # A mask counts as whole if its rectangle holds this share of the places that were measured, and this of the matrix.
 WHOLE_OF_MEASURED, WHOLE_OF_MATRIX = 0.99, 0.5
+ROLLED = (
+    "warning: the image lies at the edges of the field of view: if its transform was made without a shift, say so in "
+    'the JSON file with "origin": "corner"'
+)
 # What the truth of thinned data is.
 TRUTH = "root sum of squares of all samples"
 # Correlation with a file's own image below which the log warns.
@@ -42,9 +46,11 @@ def adopt_mr(kspace: KSpace, settings: MrMeasureSettings, name: str) -> tuple[Me
         )
     if kspace.trajectory is not None:
         return adopt_readouts(kspace, settings, name)
-    kspace, said = _with_mask(kspace, name), []
+    kspace, said = _with_mask(kspace, name)
     kspace, cropped = remove_oversampling(kspace) if settings.remove_oversampling else (kspace, [])
     said += cropped + _compared(kspace)
+    kspace, smaller = to_working_grid(kspace, settings.working_spacing_mm)
+    said += smaller
     kspace, sigma, found = prepared_coils(kspace, settings, name)
     said += found
     truth = None
@@ -62,15 +68,24 @@ def adopt_mr(kspace: KSpace, settings: MrMeasureSettings, name: str) -> tuple[Me
     return measurement, truth
 
 
-def _with_mask(kspace: KSpace, name: str) -> KSpace:
-    """Zero frequency in the middle, and a mask; places that the mask leaves out are zero."""
+def _with_mask(kspace: KSpace, name: str) -> tuple[KSpace, list[str]]:
+    """(zero frequency in the middle, and a mask; places that the mask leaves out are zero; log)."""
+    said = []
     if kspace.mask is None:
         array = ks.centre_kspace(kspace.array)
         kspace = replace(kspace, array=array, mask=ks.sampling_mask(array))
+        said = [ROLLED] if is_rolled(rss_image(array)) else []
     if not kspace.mask.any(axis=(-2, -1)).all():
         raise InputError(f"{name}: a slice has no samples at all; leave it out.")
     mask = kspace.mask[:, None] if kspace.mask.ndim == 3 else kspace.mask
-    return replace(kspace, array=kspace.array * mask)
+    return replace(kspace, array=kspace.array * mask), said
+
+
+def is_rolled(images: np.ndarray) -> bool:
+    """Whether less than a tenth of the energy (z y x) lies in the middle quarter of the slices."""
+    rows, columns = images.shape[1:]
+    middle = _middle(images, rows // 2, columns // 2)
+    return bool(np.square(middle).sum() < 0.1 * np.square(images).sum())
 
 
 def _compared(kspace: KSpace) -> list[str]:

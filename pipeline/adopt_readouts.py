@@ -17,7 +17,7 @@ from operators.nufft import density_compensation
 from pipeline import kspace as ks
 from pipeline.measure_mr import mr_metadata
 from pipeline.measurement import Measurement
-from pipeline.mr_prepare import compress_coils, prewhiten
+from pipeline.mr_prepare import compress_coils, prewhiten, to_working_grid
 from pipeline.mr_sensitivities import readout_maps
 from pipeline.seeds import numpy_generator
 from pipeline.settings import MrMeasureSettings
@@ -33,7 +33,9 @@ def adopt_readouts(kspace: KSpace, settings: MrMeasureSettings, name: str) -> tu
     """
     if settings.maps > 1:
         raise InputError("measure.maps: two sets of maps are made for Cartesian k-space alone; set it to 1.")
+    kspace, smaller = to_working_grid(kspace, settings.working_spacing_mm)
     kspace, sigma, said = prepared_coils(kspace, settings, name)
+    said = smaller + said
     truth = None
     if settings.undersample:
         truth, kspace = all_readouts(kspace), _every(kspace, settings.acceleration, name)

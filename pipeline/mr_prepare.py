@@ -11,6 +11,7 @@ import numpy as np
 from data.errors import InputError
 from data.kspace_common import KSpace
 from pipeline import kspace as ks
+from pipeline.measure_mr import cropped_affine
 
 # Coils up to which compression is not worth its loss.
 FEW_COILS = 8
@@ -105,6 +106,35 @@ def _cropped(kspace: KSpace, axis: int, keep: int) -> KSpace:
 def _transform(array: np.ndarray, axis: int, fft) -> np.ndarray:
     shifted = np.fft.ifftshift(array, axes=axis)
     return np.fft.fftshift(fft(shifted, axis=axis, norm="ortho"), axes=axis).astype(np.complex64)
+
+
+def to_working_grid(kspace: KSpace, working_spacing_mm: float | None) -> tuple[KSpace, list[str]]:
+    """Samples within the even matrix whose pixels come nearest to the spacing; never more than there are.
+
+    Along a trajectory the samples are left out that any readout has beyond it.
+    """
+    if working_spacing_mm is None:
+        return kspace, []
+    native, pixel_mm = kspace.shape_zyx[1:], kspace.spacing_mm[1:]
+    matrix = tuple(
+        min(size, 2 * max(round(size * mm / working_spacing_mm / 2), 4))
+        for size, mm in zip(native, pixel_mm, strict=True)
+    )
+    if matrix == native:
+        return kspace, []
+    affine = cropped_affine(kspace.affine, native, matrix)
+    spacing_mm = (kspace.spacing_mm[0], *(mm * n / m for mm, n, m in zip(pixel_mm, native, matrix, strict=True)))
+    placed = replace(kspace, affine=affine, spacing_mm=spacing_mm, keep=None, reference=None)
+    said = [f"working grid {matrix[0]} x {matrix[1]} of {native[0]} x {native[1]}"]
+    if kspace.trajectory is not None:
+        inside = (np.abs(kspace.trajectory) <= np.array(matrix) / 2).all(axis=-1)
+        inside = inside.all(axis=tuple(range(inside.ndim - 1)))
+        path = kspace.trajectory[..., inside, :]
+        return replace(placed, array=kspace.array[..., inside], trajectory=path, matrix=matrix), said
+    rows, columns = (slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(native, matrix, strict=True))
+    mask = kspace.mask[..., rows, columns]
+    separate = None if kspace.calibration is None else kspace.calibration[..., rows, columns]
+    return replace(placed, array=kspace.array[..., rows, columns], mask=mask, calibration=separate), said
 
 
 def compress_coils(

@@ -67,6 +67,14 @@ def test_corner_is_shifted_to_the_centre(tmp_path, size):
     np.testing.assert_allclose(read.array[0, 0], centre, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [(6, 8), (7, 9)])
+def test_a_transform_with_its_origin_in_the_corner_is_rolled_back(tmp_path, size):
+    image = np.random.default_rng(0).normal(size=size)
+    rolled, right = np.fft.fftshift(np.fft.fft2(image)), np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(image)))
+    read = read_kspace(save(tmp_path, rolled.astype(np.complex64), NOTES | {"axes": "y x", "origin": "corner"}))
+    np.testing.assert_allclose(read.array[0, 0], right, rtol=1e-4, atol=1e-4)
+
+
 def test_demo_is_centred_and_shows_one_head():
     kspace = read_kspace(DEMO / "kspace.npy").array
     assert kspace.shape == (1, 8, 230, 180)
@@ -100,6 +108,7 @@ def _reason(path):
         (NOTES | {"spacing_mm": [1, -1, 1]}, "json"),
         (NOTES | {"spacing_mm": [1, None, 1]}, "json"),
         (NOTES | {"dc": "left"}, "json"),
+        (NOTES | {"origin": 0}, "json"),
         (NOTES | {"affine": [[1, 0], [0, 1]]}, "json"),
         (["axes"], "json"),
     ],

@@ -15,7 +15,7 @@ from operators.fourier import fft2, ifft2
 from operators.low_rank import complete_kspace
 from pipeline.adopt_mr import adopt_mr, is_whole
 from pipeline.measurement import unpack_kspace
-from pipeline.mr_prepare import compress_coils, prewhiten, remove_oversampling, rss_image
+from pipeline.mr_prepare import compress_coils, prewhiten, remove_oversampling, rss_image, to_working_grid
 from pipeline.mr_sensitivities import cartesian_maps, is_lattice
 from pipeline.problem import with_start
 from pipeline.problem_mr import mr_problem
@@ -125,6 +125,34 @@ def test_partial_fourier_is_no_shift_and_its_gap_is_no_data():
     problem, units = mr_problem(with_start(measurement))
     assert np.unravel_index(int(problem.x_init[0].abs().argmax()), (64, 64)) == (20, 41)
     np.testing.assert_allclose(units.affine, AFFINE)
+
+
+def test_a_coarser_working_grid_keeps_the_inner_samples_and_the_place():
+    kspace, _, _ = simulated_kspace((1, 128, 100), noise=0.01)
+    data = raw(kspace.numpy(), mask=np.ones((128, 100), bool))
+    small, said = to_working_grid(data, 3.0)
+    assert small.array.shape == (1, 8, 64, 66)
+    np.testing.assert_array_equal(small.array, kspace.numpy()[..., 32:96, 17:83])
+    assert small.spacing_mm == pytest.approx((4.0, 3.0, 200 / 66))
+    np.testing.assert_allclose(small.affine @ [33, 32, 0, 1], data.affine @ [50, 64, 0, 1])
+    assert said == ["working grid 64 x 66 of 128 x 100"]
+    assert to_working_grid(data, 1.0)[0] is data
+    angle = np.pi * np.arange(9) / 9
+    radius = np.arange(64) / 2 - 16
+    path = np.stack([radius * np.sin(angle)[:, None], radius * np.cos(angle)[:, None]], axis=-1).astype(np.float32)
+    spokes = raw(complex_noise((1, 2, 9, 64)), trajectory=path, matrix=(32, 32))
+    inner = to_working_grid(spokes, 4.0)[0]
+    assert inner.matrix == (12, 16)
+    assert np.abs(inner.trajectory).max() <= 6
+    assert inner.array.shape[3] == inner.trajectory.shape[1] < 64
+
+
+def test_an_image_at_the_edges_of_its_field_of_view_is_told():
+    kspace, _, _ = simulated_kspace((1, 64, 64), noise=0.01)
+    ramp = (-1.0) ** (np.arange(64)[:, None] + np.arange(64))
+    for data, warned in ((kspace.numpy(), False), (kspace.numpy() * ramp, True)):
+        said = adopt_mr(raw(data), MEASURED, "k")[0].metadata["warnings"]
+        assert any("origin" in text for text in said) == warned
 
 
 @pytest.mark.oracle
