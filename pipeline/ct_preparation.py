@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from data.errors import InputError
 from data.projections import Projections
 from operators.ct_geometry import Beam, VectorBeam, beam_from_dict, is_fan
 from pipeline import ct_preparation_counts as counts
@@ -83,7 +84,10 @@ def is_cut_off(integrals: np.ndarray, beam: Beam) -> bool:
 
 
 def choose_views(prepared: Prepared, choice: dict[str, Any] | None) -> Prepared:
-    """The views with angles in range_deg [first, last), and every n-th of these; all of them without a choice."""
+    """The views with angles in range_deg [first, last), and every n-th of these; all of them without a choice.
+
+    InputError where fewer than two are left.
+    """
     kept = np.arange(prepared.beam.views)
     choice = choice or {}
     if "range_deg" in choice:
@@ -92,6 +96,8 @@ def choose_views(prepared: Prepared, choice: dict[str, Any] | None) -> Prepared:
         # A hundredth of a millidegree of grace for angles that were radians in between.
         kept = kept[(degrees[kept] >= first - 1e-5) & (degrees[kept] < last - 1e-5)]
     kept = kept[:: choice.get("every", 1)]
+    if len(kept) < 2:
+        raise InputError(f"measure.views: {len(kept)} views are left of {prepared.beam.views}; choose more.")
     if len(kept) == prepared.beam.views:
         return prepared
     return replace(
@@ -104,9 +110,10 @@ def choose_views(prepared: Prepared, choice: dict[str, Any] | None) -> Prepared:
 
 
 def join_bins(prepared: Prepared, factor: int) -> Prepared:
-    """Neighbouring bins joined by `factor`, weighted by their inverse variances; bins that are left over go.
+    """Neighbouring bins joined by `factor`: the mean of those with weight, and its variance; bins left over go.
 
-    A joined bin without any weight takes the mean of its interpolated values.
+    A joined bin without any weight takes the mean of its interpolated values. (A mean weighted by inverse variances
+    would lean towards the brighter side of every edge.)
     """
     if factor <= 1:
         return prepared
@@ -116,11 +123,14 @@ def join_bins(prepared: Prepared, factor: int) -> Prepared:
     first = (bins - joined * factor) // 2
     last = first + joined * factor
     p, w = (a[..., first:last].reshape(z, views, joined, factor) for a in (prepared.integrals, prepared.weights))
-    weights = w.sum(-1)
-    mean = np.where(weights > 0, (w * p).sum(-1) / np.maximum(weights, 1e-30), p.mean(-1))
+    good = w > 0
+    count = good.sum(-1)
+    weights = np.where(count > 0, count**2 / np.maximum((1 / np.where(good, w, np.inf)).sum(-1), 1e-30), 0)
+    mean = np.where(count > 0, (good * p).sum(-1) / np.maximum(count, 1), p.mean(-1))
     beam = _joined(prepared.beam, joined, factor, (first + last - bins) / 2)
     record = prepared.record | {"bins_joined": factor}
-    return replace(prepared, integrals=mean.astype(np.float32), weights=weights, beam=beam, record=record)
+    mean, weights = mean.astype(np.float32), weights.astype(np.float32)
+    return replace(prepared, integrals=mean, weights=weights, beam=beam, record=record)
 
 
 def angles_of(beam: Beam) -> np.ndarray:

@@ -6,21 +6,18 @@ geometry takes it as offset_mm - c; no projection is shifted or resampled.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy import ndimage, optimize
 
-from operators.ct_geometry import FanBeam, ImageGrid, ParallelBeam
-from solvers.classical.fbp import FbpSettings, backproject_filtered
+from operators.ct_geometry import FanBeam, ParallelBeam
 from solvers.classical.fbp_weights import angular_cells
 
 ROWS = 5
 MOST_VIEWS = 360
 # Largest shift that is looked for, as a share of the detector's width.
 REACH = 0.125
-SHARP_MATRIX = 160
 FULL_TURN = 2 * math.pi
 LEAST_RANGE_PARALLEL = math.radians(150)
 # Beyond half a turn of a parallel beam, so that opposite rays were measured.
@@ -41,8 +38,8 @@ def find_centre(integrals: np.ndarray, beam: ParallelBeam | FanBeam, truncated: 
     """The axis of rotation from line integrals (z views bins), bad samples interpolated.
 
     opposite rays (where enough of them were measured): the shift for which a ray and its opposite agree best. moments
-    (parallel, about half a turn, not truncated): a projection's centre of mass moves as c + a cos + b sin. sharpness
-    (parallel, half a turn, truncated): least mean |f| of filtered backprojections (Donath, Beckmann and Schreyer 2006).
+    (parallel, about half a turn, not truncated): a projection's centre of mass moves as c + a cos + b sin. Otherwise it
+    is not found.
     """
     _, _, covered = angular_cells(np.asarray(beam.angles_rad), FULL_TURN)
     parallel = isinstance(beam, ParallelBeam)
@@ -50,10 +47,9 @@ def find_centre(integrals: np.ndarray, beam: ParallelBeam | FanBeam, truncated: 
         name, method = "opposite rays", _opposite
     elif parallel and covered >= LEAST_RANGE_PARALLEL and not truncated:
         name, method = "moments", _moments
-    elif parallel and covered >= math.pi - 2 * covered / beam.views:
-        name, method = "sharpness", _sharpest
     else:
-        return Centre(None, "not found: the range of angles is too small")
+        cut = parallel and covered >= LEAST_RANGE_PARALLEL
+        return Centre(None, f"not found: {'projections are cut off' if cut else 'the range of angles is too small'}")
     found = [method(integrals[z], beam) for z in _rows(integrals)]
     found = [value for value in found if value is not None]
     if not found:
@@ -124,22 +120,6 @@ def _opposite(plane: np.ndarray, beam: ParallelBeam | FanBeam) -> float | None:
         return float(np.square(values[seen] - (1 - share) * at[0] - share * at[1]).mean())
 
     return _least(mismatch, beam)
-
-
-def _sharpest(plane: np.ndarray, beam: ParallelBeam | FanBeam) -> float | None:
-    """Least mean |f| within the field of view."""
-    half = beam.bins * beam.bin_mm / 2 / getattr(beam, "magnification", 1.0)
-    grid = ImageGrid(SHARP_MATRIX, SHARP_MATRIX, 2 * half / SHARP_MATRIX)
-    sinogram = torch.from_numpy(np.ascontiguousarray(plane, dtype=np.float32))[None]
-    places = (np.arange(SHARP_MATRIX) - (SHARP_MATRIX - 1) / 2) * grid.pixel_mm
-    inside = torch.from_numpy(np.hypot(places[:, None], places[None]) < 0.95 * half)
-
-    def blur(c: float) -> float:
-        shifted = replace(beam, offset_mm=beam.offset_mm - c)
-        image = backproject_filtered(sinogram, grid, shifted, FbpSettings("hann", 1.0))
-        return float(image[0][inside].abs().mean())
-
-    return _least(blur, beam)
 
 
 def _least(cost: Callable[[float], float], beam: ParallelBeam | FanBeam) -> float | None:

@@ -18,6 +18,8 @@ LARGEST = 12.0
 BINS_AROUND, BINS_FOR_SPREAD = 7, 11
 UNSTEADY, STILL, SPIKE = 5.0, 0.1, 8.0
 LEAST_OFFSET = 0.05
+PASSES = 4
+NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
 FINE_STEP_RAD = math.radians(1.0)
 
 
@@ -122,29 +124,56 @@ def _drift(flat: Frames, after: Frames | None, zero: np.ndarray | np.float32) ->
 def bad_samples(integrals: np.ndarray) -> np.ndarray:
     """Flags (z views bins): not finite, bins that do not follow their neighbours over the views, and single spikes.
 
-    With r = p - median of the bins around it: a bin is bad where the spread of r over the views is UNSTEADY times that
-    of the bins about it, or where it hardly changes from view to view (STILL of what its neighbours do) and yet differs
-    from them. A bin that is off by a constant is a ring's cause and not bad. A spike differs from its bin's usual r by
-    SPIKE times its spread, and from the views before and after.
+    With r = p - what the bins at its sides lead one to expect: a bin is bad where the spread of r over the views is
+    UNSTEADY times that of the bins about it, or where p hardly changes from view to view (STILL of what its neighbours
+    do) and yet differs from them. A bin that is off by a constant is a ring's cause and not bad. A spike lies outside
+    the range of its eight neighbours by SPIKE times the usual change between views, as no edge and no thin wire does.
     """
     finite = np.isfinite(integrals)
-    p = np.where(finite, integrals, _fill(integrals, finite)) if not finite.all() else integrals
+    p = integrals if finite.all() else _fill(integrals, finite)
     bad = ~finite
     for z, plane in enumerate(p):
-        offset = plane - ndimage.median_filter(plane, size=(1, BINS_AROUND), mode="nearest")
+        bins = _bad_bins(plane)
+        bad[z] |= bins
+        if bins.any():
+            plane = interpolate_bins(plane[None], np.broadcast_to(bins, plane.shape)[None])[0]
+        bad[z] |= _spikes(plane)
+    return bad
+
+
+def _bad_bins(plane: np.ndarray) -> np.ndarray:
+    """Flags (bins) of one slice (views bins). What is worst is mended before its neighbours are looked at again."""
+    bad = np.zeros(plane.shape[1], bool)
+    for _ in range(PASSES):
+        offset = plane - _expected(plane)
         usual = np.median(offset, axis=0)
         spread = np.median(np.abs(offset - usual), axis=0) / MAD
         around = ndimage.median_filter(spread, BINS_FOR_SPREAD, mode="nearest")
-        floor = max(float(np.median(spread)), 1e-4)
-        unsteady = spread > UNSTEADY * np.maximum(around, floor)
         change = np.median(np.abs(np.diff(plane, axis=0)), axis=0)
         still = change < STILL * ndimage.median_filter(change, BINS_FOR_SPREAD, mode="nearest")
-        bins = unsteady | (still & (np.abs(usual) > LEAST_OFFSET))
-        along = plane - ndimage.median_filter(plane, size=(5, 1), mode="nearest")
-        limit = SPIKE * np.maximum(np.maximum(spread, around), floor)
-        spikes = (np.abs(offset - usual) > limit) & (np.abs(along) > limit)
-        bad[z] |= spikes | bins
+        unsteady = spread > UNSTEADY * np.maximum(around, max(float(np.median(spread)), 1e-4))
+        worst = spread >= 0.5 * ndimage.maximum_filter(spread, BINS_AROUND, mode="nearest")
+        found = ((unsteady & worst) | (still & (np.abs(usual) > LEAST_OFFSET))) & ~bad
+        if not found.any():
+            break
+        bad |= found
+        plane = interpolate_bins(plane[None], np.broadcast_to(bad, plane.shape)[None])[0]
     return bad
+
+
+def _expected(plane: np.ndarray) -> np.ndarray:
+    """What the bins beside a bin lead one to expect: the mean of the medians of the three on its left and right."""
+    medians = np.pad(ndimage.median_filter(plane, size=(1, 3), mode="nearest"), ((0, 0), (2, 2)), mode="edge")
+    return (medians[:, :-4] + medians[:, 4:]) / 2
+
+
+def _spikes(plane: np.ndarray) -> np.ndarray:
+    """Flags (views bins) of samples far outside the range of their eight neighbours."""
+    over = plane - ndimage.maximum_filter(plane, footprint=NEIGHBOURS, mode="nearest")
+    under = ndimage.minimum_filter(plane, footprint=NEIGHBOURS, mode="nearest") - plane
+    change = np.median(np.abs(np.diff(plane, axis=0)), axis=0) / MAD
+    usual = ndimage.median_filter(change, BINS_FOR_SPREAD, mode="nearest")
+    return np.maximum(over, under) > SPIKE * np.maximum(usual, max(float(np.median(change)), 1e-4))
 
 
 def _fill(integrals: np.ndarray, good: np.ndarray) -> np.ndarray:

@@ -71,10 +71,10 @@ def adopt_ct(
         grid = image_grid(projections, prepared, settings)
         prepared = join_bins(prepared, settings.join_bins or bins_in_a_pixel(grid, prepared.beam))
         chosen = choose_views(prepared, settings.views)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{name}: {error}") from error
-    if chosen.beam.views < 2:
-        raise InputError(f"measure.views: {chosen.beam.views} views are left of {prepared.beam.views}; choose more.")
     mu, said, warnings = water_value(projections, prepared, settings)
     metadata = _metadata(projections, chosen, grid, settings)
     metadata |= {"mu_water_per_mm": mu, "units": "HU" if said != "estimated" else RELATIVE_HU, "mu_water": said}
