@@ -12,6 +12,7 @@ const SHADOW = "rgba(0, 0, 0, 0.85)";
 const INK = "#d5e0e6";
 const MARK_FONT = '600 11px system-ui, "Segoe UI", "DejaVu Sans", sans-serif';
 const SMALLEST_MARKED = 54;
+const NARROW = 60;
 
 const parts = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
 
@@ -171,13 +172,19 @@ function annotate(context, tile, place, { cross }, withBar) {
   const { plane: p, x, y, w, h } = tile;
   const [left, top, width, height] = covered(tile, place);
   if (h < 26) return;
-  text(context, p.letters.left, left + 4, top + height / 2, "left", "middle");
-  text(context, p.letters.right, left + width - 4, top + height / 2, "right", "middle");
+  // Beside a slice that is too narrow to hold both, where there is room.
+  const beside = width < NARROW && left - x > NARROW / 2;
+  const [near, far] = beside ? [left - 4, left + width + 4] : [left + 4, left + width - 4];
+  const name = (letters) => (width < NARROW && !beside ? letters[0] : letters);
+  if (beside || width > NARROW / 2) {
+    text(context, name(p.letters.left), near, top + height / 2, beside ? "right" : "left", "middle");
+    text(context, name(p.letters.right), far, top + height / 2, beside ? "left" : "right", "middle");
+  }
   if (height >= SMALLEST_MARKED) {
     text(context, p.letters.top, left + width / 2, top + 3, "center", "top");
     text(context, p.letters.bottom, left + width / 2, top + height - 3, "center", "bottom");
   }
-  if (h < SMALLEST_MARKED) return;
+  if (h < SMALLEST_MARKED || w < NARROW) return;
   if (w > 110) text(context, `${p.up > 0 ? cross[p.n] + 1 : p.slices - cross[p.n]}/${p.slices}`, x + w - 4, y + 3, "right", "top");
   const perMm = place.pixel[0] / p.mm[0];
   if (withBar) scaleBar(context, x + 6, y + h - 6, barLength(w / perMm), perMm);

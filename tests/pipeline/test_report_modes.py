@@ -205,6 +205,18 @@ def test_viewing_part_fits_a_laptop_and_nothing_overlaps(report_results, open_pa
         assert wrong == []
 
 
+def test_tablet_has_the_same_parts_below_each_other(report_results, open_page):
+    page, wrong = open_page(report_results[0] / "reports/c_s_n.html", viewport={"width": 820, "height": 1180})
+    selectors = (".banner", "header.top", "#tools", "#panels", "#readout", ".sections", ".below")
+    boxes = [page.locator(selector).bounding_box() for selector in selectors]
+    assert_apart(boxes)
+    assert all(box["x"] >= -1 and box["x"] + box["width"] <= 821 for box in boxes)
+    panels = [panel.bounding_box() for panel in page.locator(".panel").all()]
+    assert_apart(panels)
+    assert all(panel["width"] > 330 for panel in panels)
+    assert wrong == []
+
+
 def groups(places: dict) -> list[list[str]]:
     prefixes = ("#tools fieldset", "header.top > *", ".panel")
     return [[name for name in places if name.startswith(f"{prefix} ")] for prefix in prefixes]
