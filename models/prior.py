@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from models.preconditioning import denoise_middle, scalings
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CARD = "prior.json"
+MAX_CARD_BYTES = 2**24
 
 
 class PriorError(ValueError):
@@ -100,21 +102,44 @@ class SlicePrior:
 
 
 def load_prior(directory: str | Path, device: str = "cpu") -> SlicePrior:
-    """Reads network, card and weights of `directory`; raises PriorError on missing files or a wrong checksum."""
+    """Reads network, card and weights of `directory`; PriorError on missing or damaged files, or a wrong checksum."""
     folder = Path(directory)
     for name in (CARD, WEIGHTS, "config.json"):
         if not (folder / name).is_file():
             raise PriorError(f"{folder / name} is missing; name a folder with a trained prior in the config.")
-    try:
-        card = json.loads((folder / CARD).read_text())
-        expected = card["sha256"]
-    except (json.JSONDecodeError, KeyError) as error:
-        raise PriorError(
-            f"{folder / CARD} is no valid prior card; restore it from the release or train again."
-        ) from error
-    if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != expected:
+    card = _read_card(folder)
+    if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != card["sha256"]:
         raise PriorError(f"{folder / WEIGHTS} has another checksum than its card says; restore it from the release.")
-    network = SliceNetwork.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
-    )
+    try:
+        _check_widths(folder)
+        network = SliceNetwork.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
+        )
+    except Exception as error:  # diffusers, safetensors and torch raise what they like for a damaged folder
+        raise PriorError(
+            f"{folder} holds no network that fits its weights; restore it from the release or train again."
+        ) from error
     return SlicePrior(network, card, device)
+
+
+def _read_card(folder: Path) -> dict:
+    """The card with the keys that every stage needs; PriorError for any other file."""
+    path = folder / CARD
+    try:
+        if path.stat().st_size > MAX_CARD_BYTES:
+            raise ValueError("too long")
+        card = json.loads(path.read_text(encoding="utf-8"))
+        low, high = (float(length) for length in card["pixel_mm"])
+        usable = card["modality"] in ("ct", "mr") and 0 < float(card["sigma_data"]) < math.inf and 0 < low <= high
+        if not usable or not all(isinstance(card[key], str) for key in ("name", "sha256")):
+            raise ValueError("values that cannot be")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PriorError(f"{path} is no valid prior card; restore it from the release or train again.") from error
+    return card
+
+
+def _check_widths(folder: Path) -> None:
+    """ValueError where the network would be larger than its weights: a layer of width w has 9 w^2 of them or more."""
+    widths = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("widths", ())
+    if 9 * max((int(width) for width in widths), default=0) ** 2 > (folder / WEIGHTS).stat().st_size:
+        raise ValueError("wider than its weights")

@@ -129,10 +129,14 @@ def wants_gpu(device: str) -> bool:
 
 
 def stages_find_python(repository: Path | str) -> None:
-    """Let `python -m pipeline.STAGE` mean the interpreter that runs now, from any working directory."""
+    """Let `python -m pipeline.STAGE` mean the interpreter that runs now, from any working directory.
+
+    Modules are looked up in the repository, never in the working directory: a numpy.py there is not ours.
+    """
     folder, modules = str(Path(sys.executable).parent), os.environ.get("PYTHONPATH")
     os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", os.defpath)])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(repository), modules]))
+    os.environ["PYTHONSAFEPATH"] = "1"
 
 
 def _stage_settings(cohort: Cohort, stage: str, method: str | None, labels: Mapping[str, str]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
+# The study is no input: Snakemake would take braces in its path for wildcards. The fingerprint tells of changes.
 checkpoint ingest:
-    input:
-        study=ancient(study_folder),
     output:
         series=directory("<results>/{cohort}/{study}/ingest"),
     log:
@@ -10,8 +9,9 @@ checkpoint ingest:
     conda:
         "../../environment.yml"
     params:
+        study=study_folder,
         settings=settings("ingest"),
         fingerprint=study_fingerprint,
     shell:
-        "python -m pipeline.ingest --study {input.study:q} --out {output.series:q} --settings {params.settings:q}"
+        "python -m pipeline.ingest --study {params.study:q} --out {output.series:q} --settings {params.settings:q}"
         " 2>&1 | tee {log:q} >&2"
