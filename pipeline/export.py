@@ -26,6 +26,7 @@ from data.nifti import read_volume, write_volume
 from data.volume import Volume
 from pipeline import provenance
 from pipeline.cli import json_object, main_wrapper
+from pipeline.ct_attenuation import PER_MM, as_attenuation, level_per_mm
 from pipeline.export_dicom import Plan, face_warning, identity_of, source_of, window, write_dicom
 from pipeline.export_items import ExportSettings, Item, export_settings, find_items
 from pipeline.measurement import file_digest
@@ -97,24 +98,30 @@ def _write_niftis(
     target.mkdir(parents=True)
     layers = []
     size = sum(item.path.stat().st_size for item in items)
+    level = level_per_mm(series_dir) if modality == "ct" else None
     for item in tqdm(items, desc="volumes", unit="volume", disable=size < SILENT_BYTES):
         rec = label(re.sub(r"[^A-Za-z0-9]", "", item.method))
         name = f"sub-{study}_acq-{series}_rec-{rec}_{item.entities}_{suffix}"
         volume = read_volume(item.path)
         if not np.isfinite(volume.array_zyx).all():
             raise InputError(f"{item.path} holds values that are not finite: run its stage again.", "nan")
+        if level is not None and not item.ratio:
+            volume = as_attenuation(volume, level, item.kind in ("std", "map"))
         path = target / f"{name}.nii.gz"
         write_volume(path, volume.array_zyx, volume.affine, np.float32, f"{item.method}, {item.what}, research only")
         _write_json(target / f"{name}.json", _sidecar(item, volume, path, modality, facts, series_dir))
-        layers.append(_layer(item, volume, path.relative_to(folder).as_posix(), source, modality))
+        layers.append(_layer(item, volume, path.relative_to(folder).as_posix(), source, modality, level))
     return layers
 
 
-def _layer(item: Item, volume: Volume, path: str, source: Source | None, modality: str) -> Layer:
+def _layer(
+    item: Item, volume: Volume, path: str, source: Source | None, modality: str, level: float | None
+) -> Layer:
     array = volume.array_zyx
     if item.ratio:
         return Layer(path, f"{item.method} {item.entities.removeprefix('desc-')}", (0.0, 1.0), "other")
     shown = (40.0, 400.0) if source is None and modality == "ct" else window(source, array)
+    shown = shown if level is None else (level, level)
     top = float(np.percentile(array, 99.9)) if item.kind == "std" else 0.0
     role = item.kind if item.kind in ("recon", "std") else "other"
     names = {"recon": "reconstruction", "std": "standard deviation", "point": "point estimate"}
@@ -126,6 +133,7 @@ def _sidecar(
     item: Item, volume: Volume, path: Path, modality: str, facts: dict[str, Any], series_dir: Path
 ) -> dict[str, Any]:
     units = "HU" if modality == "ct" else "arbitrary"
+    units = units if modality != "ct" or level_per_mm(series_dir) is None else PER_MM
     return {
         "Description": f"{item.what}, {item.method}",
         "Units": "1" if item.ratio else units,

@@ -45,7 +45,7 @@ def gather(series_dir: Path, ingested: Path, section: dict[str, Any], benchmarks
         "Measurement": _measurement(series_dir / "measurement" / FILE_NAME),
         "ConfigSha256": section.get("config_hash"),
         "Stages": _stages(benchmarks),
-        "Warnings": list(row.get("warnings") or []),
+        "Warnings": [*(row.get("warnings") or []), *_warnings(series_dir / "measurement" / FILE_NAME)],
     }  # fmt: skip
     return _present(**facts) | {"Warnings": facts["Warnings"]}
 
@@ -173,8 +173,12 @@ def _measurement(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     header = read_metadata(path)
-    known = {key: pathless(header[key]) for key in ("source", "settings", "noise") if key in header}
+    known = {key: pathless(header[key]) for key in ("source", "settings", "noise", "preparation") if key in header}
     return {"Sha256": file_digest(path)} | {key.title(): value for key, value in known.items()}
+
+
+def _warnings(path: Path) -> list[str]:
+    return list(read_metadata(path).get("warnings") or []) if path.is_file() else []
 
 
 def _stages(benchmarks: Path | None) -> dict[str, Any]:
