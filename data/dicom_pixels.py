@@ -8,7 +8,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder, pixel_array
-from pydicom.uid import UID, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from tqdm import tqdm
 
 from data.dicom_codestream import coded_matrix
@@ -25,6 +25,12 @@ HOUNSFIELD_UNIT = "[hnsf'U]"
 # A file may be this much longer than twice its pixels: headers, icons, private data.
 MAX_EXTRA_BYTES = 2**28
 A_BAR_FROM = 300
+# By (implicit, little endian), for data sets without meta information.
+BARE = {
+    (True, True): ImplicitVRLittleEndian,
+    (False, True): ExplicitVRLittleEndian,
+    (False, False): ExplicitVRBigEndian,
+}
 PIXEL_KEYWORDS = (
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ExtendedOffsetTable",
@@ -119,9 +125,7 @@ def _check_pixels(path: Path, dataset: Dataset, shape: tuple[int, int, int]) -> 
     pixels = dataset.get("PixelData")
     syntax = UID(dataset.file_meta.get("TransferSyntaxUID", ""))
     if not syntax:
-        implicit = dataset.original_encoding[0]
-        guessed = ImplicitVRLittleEndian if implicit else "1.2.840.10008.1.2.1"
-        dataset.file_meta.TransferSyntaxUID = syntax = UID(guessed)
+        dataset.file_meta.TransferSyntaxUID = syntax = UID(BARE[dataset.original_encoding])
     if not pixels:
         raise InputError(f"{path} ends before its pixels do: copy it again from its source.", "truncated")
     if not syntax.is_transfer_syntax:

@@ -40,6 +40,7 @@ TAKERS: dict[str, Taker] = {
 }
 # What the next stages find in a series' folder, where that is not called as the finding is.
 MANIFEST_KIND = dict.fromkeys(("dicom", "nifti", "nrrd", "metaimage", "other"), "volume")
+ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".iso")
 
 
 def ingest(study: Path, out: Path, settings: IngestSettings) -> list[dict[str, Any]]:
@@ -111,6 +112,9 @@ def _refuse_study(study: Path, rows: list, errors: list[InputError], settings: I
     if any(row["accepted"] for row in rows):
         return
     kind = settings.modality.upper()
+    packed = next((path for path in sorted(study.rglob("*")) if path.name.lower().endswith(ARCHIVES)), None)
+    if not rows and packed is not None:
+        raise InputError(f"{study}: no series found, but archives such as {packed.name}: unpack them first.")
     if not rows:
         raise InputError(f"{study}: no series found; give a folder with {kind} images as DICOM or NIfTI, or k-space.")
     found = ", ".join(sorted({REASONS[row["reason"]].text for row in rows}))

@@ -225,3 +225,41 @@ def test_geometry_equals_highdicom(tmp_path, record_property, name):
     record_property("measured", f"{name}: affine {apart_mm:.0e} mm, same values")
     assert apart_mm < 1e-4
     np.testing.assert_array_equal(ours.array_zyx.transpose(2, 1, 0), np.asarray(oracle.dataobj))
+
+
+@pytest.mark.parametrize(
+    ("implicit", "little"), [(True, True), (False, True), (False, False)], ids=["implicit", "explicit", "big endian"]
+)
+@pytest.mark.interop("read", "DICOM without preamble and meta information", "closed form")
+def test_bare_data_sets(tmp_path, implicit, little):
+    series = build.Series()
+    for path in build.write(series, tmp_path):
+        ds = pydicom.dcmread(path)
+        if not little:
+            ds.PixelData = ds.pixel_array.astype(">u2").tobytes()
+        bare = pydicom.Dataset()
+        bare.update(ds)
+        bare.save_as(path, implicit_vr=implicit, little_endian=little, enforce_file_format=False)
+        assert path.read_bytes()[128:132] != b"DICM"
+    np.testing.assert_array_equal(read_only_series(tmp_path).array_zyx, series.stored * build.SLOPE + build.INTERCEPT)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless], ids=lambda syntax: syntax.name)
+@pytest.mark.interop("read", "DICOM, enhanced multiframe, compressed", "closed form")
+def test_compressed_multiframe(tmp_path, syntax):
+    series = build.Series(rows=32, columns=40)
+    build.write_enhanced(series, tmp_path / "enhanced.dcm")
+    compress(tmp_path / "enhanced.dcm", syntax)
+    np.testing.assert_array_equal(read_only_series(tmp_path).array_zyx, series.stored * build.SLOPE + build.INTERCEPT)
+
+
+def test_frames_missing_from_a_compressed_file(tmp_path):
+    build.write_enhanced(build.Series(), tmp_path / "enhanced.dcm")
+    compress(tmp_path / "enhanced.dcm", RLELossless)
+    ds = pydicom.dcmread(tmp_path / "enhanced.dcm")
+    frames = list(pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=7))
+    ds.PixelData = pydicom.encaps.encapsulate(frames[:5])
+    ds.save_as(tmp_path / "enhanced.dcm")
+    with pytest.raises(InputError) as caught:
+        read_only_series(tmp_path)
+    assert caught.value.reason in ("truncated", "undecodable")

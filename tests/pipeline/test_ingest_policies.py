@@ -196,3 +196,10 @@ def test_sagittal_nifti_stays_sagittal_unless_told(tmp_path):
     assert ingest(tmp_path / "study", tmp_path / "out", modality="mr", slice_direction="axial") == 0
     (row,) = accepted(tmp_path / "out")
     assert (row["slice_direction"], row["shape_zyx"]) == ("axial", [6, 7, 5])
+
+
+def test_archives_are_named(tmp_path, capsys):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "export.zip").write_bytes(b"PK\3\4")
+    assert ingest(tmp_path / "study", tmp_path / "out", modality="ct") == 1
+    assert "archives such as export.zip: unpack them first" in capsys.readouterr().err
