@@ -295,3 +295,40 @@ def test_the_builder_writes_what_ismrmrd_python_reads(tmp_path):
     path = write_cartesian(tmp_path / "scan.h5", complex_noise((1, 2, 10, 12)), SCAN)
     with ismrmrd.Dataset(str(path), mode="r") as dataset:
         assert dataset.number_of_acquisitions() == 10
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_stack_of_stars_is_cut_into_slices(tmp_path, missing):
+    """Each of four partitions has the same spokes; k-space of the slices is the transform along the partitions."""
+    angles, radius = np.pi * np.arange(5) / 5, np.arange(16) / 2 - 4
+    cycles = np.stack([radius * np.cos(angles)[:, None], radius * np.sin(angles)[:, None]], axis=-1).astype(np.float32)
+    slices = complex_noise((4, 2, 5, 16))
+    kspace = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(slices, axes=0), axis=0, norm="ortho"), axes=0)
+    scan = Scan((8, 8, 4), (80.0, 80.0, 20.0), trajectory="radial", position=(1.0, 2.0, 3.0))
+    with Writer(tmp_path / "scan.h5", scan) as writer:
+        for spoke in range(5):
+            for z in (2, 0, 3, 1)[: 3 if missing else 4]:
+                line = kspace[z, :, spoke]
+                writer.line(line, traj=cycles[spoke], kspace_encode_step_1=spoke, kspace_encode_step_2=z)
+    if missing:
+        assert reason(tmp_path / "scan.h5") == "not-separable"
+        return
+    read = read_kspace(tmp_path / "scan.h5")
+    np.testing.assert_allclose(read.array, slices, atol=1e-5)
+    assert read.shape_zyx == (4, 8, 8)
+    np.testing.assert_allclose(read.affine @ [4, 4, 2, 1], [-1, -2, 3, 1], atol=1e-5)
+
+
+def test_a_trajectory_that_encodes_more_than_the_field_of_view_is_scaled_to_it(tmp_path):
+    """Twice oversampled readouts: the encoded field of view is wider; cycles per field of view halve with it."""
+    radius = np.arange(32) - 16.0
+    path = np.stack([radius, np.zeros(32)], axis=-1).astype(np.float32)
+    wide, recon = Scan((32, 32, 1), (320.0, 320.0, 4.0)), ((16, 16, 1), (160.0, 160.0, 4.0))
+    scan = Scan(wide.matrix, wide.field_mm, *recon, trajectory="radial", position=(1.0, 2.0, 3.0))
+    with Writer(tmp_path / "scan.h5", scan) as writer:
+        for _ in range(2):
+            writer.line(complex_noise((1, 32)), traj=path)
+    read = read_kspace(tmp_path / "scan.h5")
+    assert read.matrix == (16, 16)
+    np.testing.assert_allclose(read.trajectory[0, :, 1], radius / 2)
+    np.testing.assert_allclose(read.affine @ [8, 8, 0, 1], [-1, -2, 3, 1], atol=1e-5)
