@@ -133,15 +133,15 @@ def viewer_data(series: ReportSeries, packed: Packed) -> dict[str, Any]:
         "windows": [vars(window) for window in windows(series)],
         "window": default_window(series).name,
         "surface_window": {"name": "3D", "low": 100.0, "high": 900.0},
-        "ranges": {
-            "std": std_range(series),
-            "error": error_range(series),
-            "share": 100.0,
-            "flag": flag_range(series),
-        },
+        "ranges": ranges(series),
         "render_3d": shows_3d(series),
         "panels": opening_panels(series),
     }
+
+
+def ranges(series: ReportSeries) -> dict[str, float]:
+    """Ends of the maps' colour bars."""
+    return {"std": std_range(series), "error": error_range(series), "share": 100.0, "flag": flag_range(series)}
 
 
 def std_ranks(series: ReportSeries) -> list[float]:

@@ -129,31 +129,19 @@ def load_series(
     if not solvers:
         raise InputError(f"{folder}: no reconstruction to report; run the reconstruct stage first.")
     found = list(_volumes(folder, solvers, _baseline_names(folder, baselines)))
-    reference = "Reference" if header.get("source") == "measured" else "Truth"
-    images = tuple(
-        Image(key, reference if role == "truth" else label, role, volume.array_zyx)
-        for key, label, role, volume in found
-    )
     _check_grid(folder, found)
-    reconstructions = [image.key for image in images if image.role == "reconstruction"]
-    if not reconstructions:
+    shown = next(((key, volume) for key, _, role, volume in found if role == "reconstruction"), None)
+    if shown is None:
         raise InputError(f"{folder}: no reconstruction to report; run the reconstruct stage first.")
-    grid = next(volume for key, _, _, volume in found if key == reconstructions[0])
-    drawn = open_samples(
-        folder / "reconstruct" / solvers[0] / "samples.safetensors", grid.shape, grid.affine, samples
-    )
-    images += tuple(
-        Image(f"{solvers[0]}_sample{place}", f"Sample {place}", "sample", array)
-        for place, array in enumerate(drawn, start=1)
-    )
+    key, grid = shown
     evidence = load_evidence(folder, solvers[0])
     return ReportSeries(
         *labels,
         modality=header["modality"],
         affine=grid.affine,
         spacing_mm=grid.spacing_mm,
-        images=images,
-        shown=reconstructions[0],
+        images=(*_images(found, header), *_samples(folder, solvers[0], grid, samples)),
+        shown=key,
         interval=evidence.interval,
         metrics=tuple(read_metrics(folder / "metrics.tsv")),
         provenance=provenance(folder, solvers, header),
@@ -166,6 +154,18 @@ def load_series(
         units=str(header.get("units") or ""),
         warnings=warnings_of(folder, header),
     )
+
+
+def _images(found: list[tuple], header: dict[str, Any]) -> Iterator[Image]:
+    reference = "Reference" if header.get("source") == "measured" else "Truth"
+    for key, label, role, volume in found:
+        yield Image(key, reference if role == "truth" else label, role, volume.array_zyx)
+
+
+def _samples(folder: Path, solver: str, grid: Volume, most: int) -> Iterator[Image]:
+    path = folder / "reconstruct" / solver / "samples.safetensors"
+    for place, array in enumerate(open_samples(path, grid.shape, grid.affine, most), start=1):
+        yield Image(f"{solver}_sample{place}", f"Sample {place}", "sample", array)
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:

@@ -58,3 +58,11 @@ def open_page(chromium):
     yield open_file
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def ct(report_results, open_page):
+    """The CT page, ready; at the end nothing must have gone wrong."""
+    page, wrong = open_page(report_results[0] / "reports/c_s_n.html")
+    yield page
+    assert wrong == []

@@ -23,14 +23,6 @@ PANELS = ["TV", "PaM posterior mean", "Uncertainty (std)", "Detail from the prio
 LOAD = "async (name) => Array.from(await sliceweave.store.load(sliceweave.store.find(name)))"
 
 
-@pytest.fixture
-def ct(report_results, open_page):
-    """The CT page, ready; at the end nothing must have gone wrong."""
-    page, wrong = open_page(report_results[0] / "reports/c_s_n.html")
-    yield page
-    assert wrong == []
-
-
 @pytest.mark.interop("write", "HTML page from a file", "Chromium")
 def test_opens_with_five_panels_side_by_side(ct, record_property):
     megabytes = ct.evaluate("performance.getEntriesByType('navigation')[0].decodedBodySize / 1e6")
