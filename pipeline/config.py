@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from data.errors import InputError
+from data.geometry_json import is_geometry
 from pipeline.config_check import check, nearest, plain
 from pipeline.paths import label
 
@@ -227,4 +228,4 @@ def _find(folder: str, repository: Path) -> Path | None:
 
 def _is_paper(path: Path) -> bool:
     name = path.name.lower()
-    return name.endswith(_PAPERS) or name.startswith(_PAPER_NAMES)
+    return not is_geometry(path) and (name.endswith(_PAPERS) or name.startswith(_PAPER_NAMES))
