@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from data.errors import InputError
+from data.hdf5 import check_stored
 from data.ismrmrd_grid import place_lines
 from data.ismrmrd_readouts import gather_readouts
 from data.kspace_common import KSpace, check_size, look_into, own_dataset, own_group, readable
@@ -104,6 +105,7 @@ def _heads(path: Path, group: h5py.Group) -> np.ndarray:
     source = own_dataset(group, "data")
     if source.ndim != 1 or not 0 < source.size <= MAX_ACQUISITIONS:
         raise InputError(f"{path} holds no acquisitions or more than {MAX_ACQUISITIONS}: cut it up.", "too-large")
+    check_stored(path, source)
     return source.fields("head")[:]
 
 
