@@ -47,12 +47,12 @@ def adopt_mr(kspace: KSpace, settings: MrMeasureSettings, name: str) -> tuple[Me
     if kspace.trajectory is not None:
         return adopt_readouts(kspace, settings, name)
     kspace, said = _with_mask(kspace, name)
+    beside = ks.noise_outside(kspace.array, kspace.mask, kspace.keep, name)
     kspace, cropped = remove_oversampling(kspace) if settings.remove_oversampling else (kspace, [])
     said += cropped + _compared(kspace)
+    kspace, sigma, found = prepared_coils(kspace, beside, settings, name)
     kspace, smaller = to_working_grid(kspace, settings.working_spacing_mm)
-    said += smaller
-    kspace, sigma, found = prepared_coils(kspace, settings, name)
-    said += found
+    said += found + smaller
     truth = None
     if settings.undersample:
         kspace, truth, thinned = _thinned(kspace, settings, name)

@@ -33,9 +33,9 @@ def adopt_readouts(kspace: KSpace, settings: MrMeasureSettings, name: str) -> tu
     """
     if settings.maps > 1:
         raise InputError("measure.maps: two sets of maps are made for Cartesian k-space alone; set it to 1.")
+    kspace, sigma, said = prepared_coils(kspace, None, settings, name)
     kspace, smaller = to_working_grid(kspace, settings.working_spacing_mm)
-    kspace, sigma, said = prepared_coils(kspace, settings, name)
-    said = smaller + said
+    said += smaller
     truth = None
     if settings.undersample:
         truth, kspace = all_readouts(kspace), _every(kspace, settings.acceleration, name)
@@ -63,18 +63,27 @@ def preparation(said: list[str]) -> dict[str, list[str]]:
     return {"preparation": said, "warnings": [s.removeprefix("warning: ") for s in said if s.startswith("warning: ")]}
 
 
-def prepared_coils(kspace: KSpace, settings: MrMeasureSettings, name: str) -> tuple[KSpace, np.ndarray, list[str]]:
-    """(k-space, noise of each coil, log) after prewhitening and coil compression; k-space along a trajectory or not."""
+def prepared_coils(
+    kspace: KSpace, beside: np.ndarray | None, settings: MrMeasureSettings, name: str
+) -> tuple[KSpace, np.ndarray, list[str]]:
+    """(k-space, noise of each coil, log) after prewhitening and coil compression; k-space along a trajectory or not.
+
+    beside: noise of each coil from outside the field of view, where it could be taken.
+    """
     said = []
     whitened = settings.prewhiten and kspace.noise is not None
     if whitened:
         kspace, said = prewhiten(kspace, name)
         sigma = np.full(kspace.array.shape[1], 1 / np.sqrt(kspace.averages))
+    elif beside is not None:
+        sigma = beside
     elif kspace.trajectory is not None:
         sigma = ks.noise_of_readouts(kspace.array, kspace.trajectory, name)
     else:
         sigma = ks.noise_per_coil(kspace.array, kspace.mask, name)
-    said.append(f"noise from {'the noise scan' if whitened else 'the edge of k-space'}")
+    where = "the edge of k-space" if kspace.trajectory is None else "the readouts"
+    where = where if beside is None else "outside the field of view"
+    said.append(f"noise from {'the noise scan' if whitened else where}")
     kspace, sigma, found = compress_coils(kspace, sigma, settings.virtual_coils, settings.coil_energy)
     return kspace, sigma, said + found
 

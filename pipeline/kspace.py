@@ -11,6 +11,8 @@ MIN_NOISE_SAMPLES = 100
 # Steps along a readout, in cycles per field of view, up to which it shows what lies outside; where that begins, in
 # fields of view from the middle.
 OVERSAMPLED, OUTSIDE = 0.7, 0.62
+# How far beyond the field of view noise is taken, and up to where, in halves of what was encoded.
+BESIDE, FILTERED = 0.08, 0.85
 # Median of |n| over its standard deviation for Gaussian n.
 MEDIAN_TO_SIGMA = 0.6744897501960817
 
@@ -63,6 +65,27 @@ def noise_per_coil(kspace: np.ndarray, mask: np.ndarray, name: str) -> np.ndarra
     farthest = mask & (radius >= np.quantile(radius[mask], 0.9))
     chosen = np.broadcast_to(farthest, (kspace.shape[0], rows, columns))
     return _spread(np.moveaxis(kspace, 1, 0)[:, chosen], name)
+
+
+def noise_outside(kspace: np.ndarray, mask: np.ndarray, keep: tuple[int, int] | None, name: str) -> np.ndarray | None:
+    """The same (coils) from beside the object, along an oversampled axis that was sampled whole; None without one.
+
+    keep: (rows, columns) of the field of view that was asked for. Only the transform along that axis is made, so that
+    the other may be undersampled. The outermost places are left out, where receivers filter.
+    """
+    for axis, size in ((-2, kspace.shape[2]), (-1, kspace.shape[3])):
+        share = 1.0 if keep is None else keep[axis] / size
+        place = np.abs(np.arange(size) - size // 2) / (size / 2)
+        outside = (place > share + BESIDE) & (place < FILTERED)
+        lines = mask.any(axis=axis)
+        if not outside.any() or not (mask == np.expand_dims(lines, axis)).all():
+            continue
+        window = np.hanning(size + 2)[1:-1]
+        moved = np.moveaxis(kspace, (1, axis), (0, -1)) * (window / np.sqrt(np.square(window).mean()))
+        spectrum = np.fft.fftshift(np.fft.fft(moved, axis=-1, norm="ortho"), axes=-1)
+        chosen = np.broadcast_to(lines, spectrum.shape[1:3])
+        return _spread(spectrum[:, chosen][..., outside].reshape(kspace.shape[1], -1), name)
+    return None
 
 
 def noise_of_readouts(samples: np.ndarray, trajectory: np.ndarray, name: str) -> np.ndarray:

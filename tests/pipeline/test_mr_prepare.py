@@ -14,6 +14,7 @@ from operators.coils import estimate_sensitivities, simulate_sensitivities
 from operators.fourier import fft2, ifft2
 from operators.low_rank import complete_kspace
 from pipeline.adopt_mr import adopt_mr, is_whole
+from pipeline.kspace import noise_outside
 from pipeline.measurement import unpack_kspace
 from pipeline.mr_prepare import compress_coils, prewhiten, remove_oversampling, rss_image, to_working_grid
 from pipeline.mr_sensitivities import cartesian_maps, is_lattice
@@ -102,6 +103,24 @@ def test_oversampling_is_cropped_in_the_image_and_the_noise_stays(size):
     assert small.array[..., lines].real.std() == pytest.approx(1, rel=0.1)
     np.testing.assert_allclose(small.affine @ [3, 0, 0, 1], AFFINE @ [3, first, 0, 1])
     assert said == [f"oversampling along y removed: {rows} to {keep}"]
+
+
+def test_noise_is_found_beside_the_object_where_the_readout_is_oversampled():
+    """A bright object in the middle half of the columns, a third of the lines: k-space has signal up to its edge."""
+    sigma = np.array([0.5, 2.0])
+    noise = complex_noise((1, 2, 240, 96)) * sigma[None, :, None, None].astype(np.float32)
+    image = np.zeros((1, 2, 240, 96), np.complex64)
+    image[..., 80:160, 30:66] = 300 * complex_noise((1, 2, 80, 36), 1)
+    mask = np.arange(240)[:, None] % 3 * np.ones((1, 96)) == 0
+    kspace = (fft2(torch.from_numpy(image)).numpy() + noise) * mask
+    found = noise_outside(kspace, mask, (240, 48), "k")
+    np.testing.assert_allclose(found, sigma, rtol=0.06)
+    assert noise_outside(kspace, mask, None, "k") is None
+    assert noise_outside(kspace, mask, (120, 96), "k") is None
+    measurement, _ = adopt_mr(
+        raw(kspace + 0, mask=mask, keep=(240, 48), calibration=fft2(torch.from_numpy(image)).numpy()), MEASURED, "k"
+    )
+    np.testing.assert_allclose(measurement.metadata["noise"]["sigma_per_coil"], sigma, rtol=0.06)
 
 
 def test_an_asymmetric_echo_keeps_its_oversampling():
