@@ -21,6 +21,7 @@ from pathlib import Path
 TIMEOUT_S, MEMORY_MB, MAX_BYTES = 10, 2048, 65536
 # libFuzzer's clock runs on while other processes have the processor.
 PATIENCE = 15
+ATTEMPTS = 4
 # Packages whose code guides the fuzzer, beside our own.
 INSTRUMENTED = {
     "dicom": ["pydicom"], "nifti": ["nibabel"], "nifti_gz": ["nibabel"], "nrrd": ["nrrd"], "tiff": ["tifffile"],
@@ -55,6 +56,8 @@ class Session:
             self.keep(data, error)
         if time.process_time() - began > TIMEOUT_S:
             self.findings.setdefault("slow", self.save(data, "slow"))
+        if self.executions % 50 == 0:
+            self.write()
         if time.process_time() - self.began > self.limit:
             self.finish()
 
@@ -71,13 +74,16 @@ class Session:
         path.write_bytes(data)
         return str(path)
 
-    def finish(self) -> None:
-        """libFuzzer ends its process by itself: so does this, after the figures are written."""
+    def write(self) -> None:
         seconds = round(time.process_time() - self.began, 1)
         figures = {"target": self.name, "executions": self.executions, "bytes": self.bytes, "seconds": seconds}
         figures |= {"ends": dict(self.ends), "findings": self.findings}
-        (self.out / "last").unlink()
         (self.out / "figures.json").write_text(json.dumps(figures))
+
+    def finish(self) -> None:
+        """libFuzzer ends its process by itself: so does this, after the figures are written."""
+        self.write()
+        (self.out / "last").unlink()
         subprocess.run(["rm", "-rf", str(self.home)], check=False)
         sys.stderr.flush()
         os._exit(0)
@@ -103,20 +109,30 @@ def fuzz(name: str, seconds: float, out: Path, seed: int) -> None:
 
 
 def run_target(name: str, seconds: float, out: Path, seed: int) -> dict:
-    """Run one target in a process of its own; its figures. A crash of that process is a finding."""
-    folder = out / name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "figures.json").unlink(missing_ok=True)
-    command = [sys.executable, "-m", "tests.fuzz.run", "--inside", name, "--seconds", str(seconds)]
-    with (folder / "log.txt").open("w") as log:
-        done = subprocess.run(
-            [*command, "--out", str(folder), "--seed", str(seed)], cwd=ROOT, stdout=log, stderr=log, check=False
-        )
-    if (folder / "figures.json").is_file():
-        return json.loads((folder / "figures.json").read_text())
-    last = folder / "last"
-    findings = {f"process ended with {done.returncode}": str(last if last.is_file() else folder / "log.txt")}
-    return {"target": name, "executions": 0, "bytes": 0, "seconds": 0, "ends": {}, "findings": findings}
+    """Run one target, again after a crash of its process, which is a finding; the figures of all runs together."""
+    total = {"target": name, "executions": 0, "bytes": 0, "seconds": 0.0, "ends": {}, "findings": {}}
+    for attempt in range(ATTEMPTS):
+        folder = out / name / str(attempt)
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "tests.fuzz.run", "--inside", name, "--out", str(folder)]
+        command += ["--seconds", str(seconds - total["seconds"]), "--seed", str(seed + attempt)]
+        with (folder / "log.txt").open("w") as log:
+            done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=False)
+        if (folder / "figures.json").is_file():
+            _add(total, json.loads((folder / "figures.json").read_text()))
+        if done.returncode == 0:
+            break
+        why = {70: "took too long", 71: "took too much memory"}.get(done.returncode, f"ended with {done.returncode}")
+        total["findings"].setdefault(f"process {why}", str(folder / "last"))
+    return total
+
+
+def _add(total: dict, figures: dict) -> None:
+    for key in ("executions", "bytes", "seconds"):
+        total[key] += figures[key]
+    for end, count in figures["ends"].items():
+        total["ends"][end] = total["ends"].get(end, 0) + count
+    total["findings"] |= figures["findings"]
 
 
 def main() -> int:

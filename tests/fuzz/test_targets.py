@@ -73,4 +73,4 @@ def test_the_fuzzer_runs_and_counts(tmp_path):
     assert done.returncode == 0, done.stdout
     assert figures["executions"] > 20
     assert figures["findings"] == {}
-    assert len(list((tmp_path / "xml" / "corpus").iterdir())) > 2
+    assert len(list((tmp_path / "xml" / "0" / "corpus").iterdir())) > 2
