@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from tqdm import tqdm
 
 from data.dicom_codestream import coded_matrix
+from data.dicom_decode import PIXEL_TAGS, ChildDecoder, plugin_of
 from data.dicom_file import quiet, read_dataset
 from data.dicom_frames import Frame
 from data.errors import InputError
@@ -31,12 +30,6 @@ BARE = {
     (False, True): ExplicitVRLittleEndian,
     (False, False): ExplicitVRBigEndian,
 }
-PIXEL_KEYWORDS = (
-    "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
-    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths", "PixelData",
-)  # fmt: skip
-PIXEL_TAGS = tuple(map(tag_for_keyword, PIXEL_KEYWORDS))
 
 
 def read_pixels(frames: tuple[Frame, ...], max_voxels: int = MAX_VOXELS) -> np.ndarray:
@@ -54,9 +47,10 @@ def read_pixels(frames: tuple[Frame, ...], max_voxels: int = MAX_VOXELS) -> np.n
     by_file: dict[Path, list[int]] = {}
     for z, frame in enumerate(frames):
         by_file.setdefault(frame.path, []).append(z)
-    with tqdm(total=len(frames), desc="pixels", unit="slice", mininterval=1, disable=len(frames) < A_BAR_FROM) as bar:
+    bar = tqdm(total=len(frames), desc="pixels", unit="slice", mininterval=1, disable=len(frames) < A_BAR_FROM)
+    with bar, ChildDecoder() as decoder:
         for members in by_file.values():
-            for z, stored in zip(members, _decode([frames[z] for z in members]), strict=True):
+            for z, stored in zip(members, _decode([frames[z] for z in members], decoder), strict=True):
                 volume[z] = _physical(stored, frames[z])
                 bar.update()
     return volume
@@ -90,7 +84,7 @@ def _physical(stored: np.ndarray, frame: Frame) -> np.ndarray:
     return values
 
 
-def _decode(frames: list[Frame]) -> Iterator[np.ndarray]:
+def _decode(frames: list[Frame], decoder: ChildDecoder) -> Iterator[np.ndarray]:
     """Stored values (rows columns) of planes of one file, one at a time."""
     first = frames[0]
     shape = (first.frames_in_file, first.rows, first.columns)
@@ -100,7 +94,7 @@ def _decode(frames: list[Frame]) -> Iterator[np.ndarray]:
         with quiet():
             _check_pixels(first.path, dataset, shape)
             for frame in frames:
-                plane = pixel_array(dataset, index=frame.index)
+                plane = decoder.plane(first.path, dataset, frame.index)
                 if plane.shape != shape[1:]:
                     raise InputError(f"{first.path} holds another matrix than it says: export it again.", "undecodable")
                 yield plane
@@ -148,7 +142,7 @@ def _check_pixels(path: Path, dataset: Dataset, shape: tuple[int, int, int]) -> 
 
 def _check_decoder(path: Path, syntax: UID) -> None:
     try:
-        available = get_decoder(syntax).is_available
+        available = plugin_of(syntax) != ""
     except NotImplementedError:
         available = False
     if not available:
