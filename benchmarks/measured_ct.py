@@ -87,7 +87,7 @@ def raw_counts(shares: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
         array[..., list(DEAD)] = 0
         array[..., list(STUCK)] = 900
     counts = frames["counts"]
-    counts[..., list(HOT)] *= rng.uniform(1, 1.6, (slices, views, len(HOT)))
+    counts[..., list(HOT)] *= rng.uniform(1, 4, (slices, views, len(HOT)))
     return {name: np.clip(np.rint(array), 0, 65535).astype(np.uint16) for name, array in frames.items()}
 
 
