@@ -21,7 +21,7 @@ from pipeline.measurement import read_measurement
 from pipeline.problem import load_problem
 from pipeline.problem_ct import ct_problem
 from solvers.classical.registry import CLASSICAL
-from tests.data.ct_scans import ACRYLIC, FAN, FAN_NOTES, PARALLEL, chords, write_helsinki, write_scan
+from tests.data.ct_scans import ACRYLIC, FAN, FAN_NOTES, PARALLEL, chords, write_helsinki, write_notes, write_scan
 from tests.pipeline.test_ct_preparation import scan
 
 WATER = ((0.0, 0.0, 60.0, 0.02), (25.0, 10.0, 12.0, 0.02), (-20.0, -25.0, 14.0, -0.02))
@@ -225,3 +225,31 @@ def test_the_written_reference_says_what_it_is(tmp_path):
     assert read_volume(tmp_path / "m" / "truth.nii.gz").array_zyx.shape == (2, 48, 48)
     description = nibabel.load(tmp_path / "m" / "truth.nii.gz").header["descrip"]
     assert b"all views" in bytes(description)
+
+
+def test_a_slab_of_slices_is_taken_and_rows_of_a_cone_are_no_slices(tmp_path, capsys):
+    stack = np.stack([chords(FAN) * (1 + row / 10) for row in range(4)], axis=1).astype(np.float32)
+    write_notes(tmp_path / "study", FAN_NOTES | {"axes": "views rows columns"})
+    np.save(tmp_path / "study" / "scan.npy", stack)
+    arguments = ["--study", str(tmp_path / "study"), "--out", str(tmp_path / "i")]
+    arguments += ["--settings", '{"modality": "ct", "slices": [1, 3]}']
+    assert ingest.main(arguments) == 0
+    (series,) = (path for path in (tmp_path / "i").iterdir() if path.is_dir())
+    assert np.array_equal(read_ingested(series).values, stack.transpose(1, 0, 2)[1:3])
+    write_notes(tmp_path / "study", FAN_NOTES | {"axes": "views rows columns", "type": "cone"})
+    assert ingest.main(arguments) == 1
+    assert "rows are no slices" in capsys.readouterr().err
+
+
+def test_samples_that_are_not_finite_are_told_and_count_for_nothing(tmp_path):
+    values = chords(FAN)
+    values[3, 40:44] = np.nan
+    write_scan(tmp_path / "study", "npy", values, FAN_NOTES)
+    out = tmp_path / "i"
+    assert ingest.main(["--study", str(tmp_path / "study"), "--out", str(out), "--settings", '{"modality": "ct"}']) == 0
+    row = json.loads((out / "manifest.json").read_text())["series"][0]
+    assert row["warnings"] == ["4 samples are not finite; they count for nothing"]
+    section = {"holdout_views": 0, "join_bins": 1, "working_matrix": 48}
+    measurement, _ = adopt_ct(read_ingested(out / row["series"]), measured_settings(section), "scan")
+    assert (measurement.tensors["weights"][0, 3, 40:44] == 0).all()
+    assert np.isfinite(measurement.tensors["line_integrals"]).all()
