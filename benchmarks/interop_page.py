@@ -14,19 +14,19 @@ STAGES = ("ingest", "measure", "baseline", "reconstruct", "uncertainty", "suppor
           "page", "summary", "index")  # fmt: skip
 
 
-def page(kept: dict[str, dict[str, Any]], fuzz_seconds: float) -> str:
-    """Markdown. Parts that were not run are named as such."""
+def page(kept: dict[str, dict[str, Any]], command: str) -> str:
+    """Markdown. command: what makes the page. Parts that were not run are named as such."""
     makers = {"interop": _formats, "fault": _faults, "hostile": _hostile, "fuzz": _fuzz, "indexing": _indexing,
               "export": _export}  # fmt: skip
     missing = [part for part in makers if part not in kept]
-    parts = [_head(kept, fuzz_seconds)]
+    parts = [_head(kept, command)]
     parts += [maker(kept[part]["figures"]) for part, maker in makers.items() if part in kept]
     if missing:
         parts.append(f"Not run: {', '.join(missing)}.")
     return "\n\n".join(parts) + "\n"
 
 
-def _head(kept: dict[str, dict[str, Any]], fuzz_seconds: float) -> str:
+def _head(kept: dict[str, dict[str, Any]], command: str) -> str:
     machines = sorted({part["machine"] for part in kept.values()})
     versions: dict[str, str] = {}
     for part in kept.values():
@@ -34,9 +34,7 @@ def _head(kept: dict[str, dict[str, Any]], fuzz_seconds: float) -> str:
     named = ", ".join(f"{name} {number}" for name, number in sorted(versions.items(), key=lambda item: item[0].lower()))
     return (
         "# Formats, faults and hostile input\n\n"
-        "Made by `python -m benchmarks.interoperability"
-        + (f" --fuzz-seconds {fuzz_seconds:g}" if fuzz_seconds != 60 else "")
-        + "`, which runs the tests that carry the markers\n`interop`, `fault` and `hostile`; `--only PART` makes one "
+        f"Made by `{command}`,\nwhich runs the tests that carry the markers\n`interop`, `fault` and `hostile`; `--only PART` makes one "
         "part again. [Formats](../formats) says what is read and\nwritten, [robustness](../robustness.md) what is "
         f"guaranteed and what is not.\n\nMachine: {'; '.join(machines)}.\n\nPeers: {named}."
     )

@@ -27,11 +27,11 @@ PARTS = (*MARKED, "fuzz", "indexing", "export")
 INDEXED_FILES, INDEXED_SERIES = 5000, 10
 
 
-def run_marked(marker: str, store: Path) -> list[dict[str, Any]]:
+def run_marked(marker: str, store: Path, quick: bool) -> list[dict[str, Any]]:
     """Run the tests of a marker; a row for each. Failures are rows, too: the page shows them."""
     rows = store / f"{marker}.rows"
     rows.unlink(missing_ok=True)
-    environment = os.environ | {"INTEROP_ROWS": str(rows), "SLICEWEAVE_LONG": "1"}
+    environment = os.environ | {"INTEROP_ROWS": str(rows), "SLICEWEAVE_LONG": "" if quick else "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-m", marker, "-p", "benchmarks.interop_plugin", "--tb=line"]
     done = subprocess.run(command, cwd=ROOT, env=environment, check=False, stdout=sys.stderr)
     if done.returncode not in (0, 1):
@@ -63,10 +63,10 @@ def _json_line(command: list[str]) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def run_part(part: str, store: Path, fuzz_seconds: float) -> None:
+def run_part(part: str, store: Path, fuzz_seconds: float, quick: bool) -> None:
     """Run one part and keep its figures as STORE/PART.json, with the machine and the peers' versions."""
     if part in MARKED:
-        figures: Any = run_marked(part, store)
+        figures: Any = run_marked(part, store, quick)
     elif part == "fuzz":
         figures = run_fuzz(store, fuzz_seconds)
     else:
@@ -75,23 +75,30 @@ def run_part(part: str, store: Path, fuzz_seconds: float) -> None:
     (store / f"{part}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
+def _command(arguments: argparse.Namespace) -> str:
+    """The command that makes the whole page with the same options."""
+    options = " --quick" if arguments.quick else ""
+    return f"python -m benchmarks.interoperability{options} --fuzz-seconds {arguments.fuzz_seconds:g}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.interoperability", description=__doc__.split("\n")[0])
     parser.add_argument("--only", action="append", choices=PARTS, help="this part alone; may be given several times")
     parser.add_argument("--fuzz-seconds", type=float, default=60.0, help="processor seconds for each fuzz target")
+    parser.add_argument("--quick", action="store_true", help="without the tests that take minutes each")
     parser.add_argument("--store", type=Path, default=ROOT / "runs" / "interoperability", help="figures of the parts")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "interoperability.md")
     arguments = parser.parse_args(argv)
     store = arguments.store.resolve()
     store.mkdir(parents=True, exist_ok=True)
     for part in arguments.only or PARTS:
-        run_part(part, store, arguments.fuzz_seconds)
+        run_part(part, store, arguments.fuzz_seconds, arguments.quick)
     kept = {
         part: json.loads((store / f"{part}.json").read_text(encoding="utf-8"))
         for part in PARTS
         if (store / f"{part}.json").is_file()
     }
-    arguments.out.write_text(page(kept, arguments.fuzz_seconds), encoding="utf-8")
+    arguments.out.write_text(page(kept, _command(arguments)), encoding="utf-8")
     print(arguments.out)
     return 0
 
