@@ -71,7 +71,7 @@ def series_modality(series: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.measure", description=__doc__)
     parser.add_argument(
-        "--input", type=Path, required=True, help="ingested series: volume.nii.gz or kspace.safetensors"
+        "--input", type=Path, required=True, help="ingested series: a volume, k-space or projections"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument(
@@ -79,9 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     measurement, truth = measure(arguments.input, json_object(arguments.settings))
-    done = measurement.metadata.get("preparation", [])
-    for line in [f"{name}: {value}" for name, value in done.items()] if isinstance(done, dict) else done:
+    for line in measurement.metadata.get("preparation", []):
         print(line)
+    for line in measurement.metadata.get("warnings", []):
+        print(f"warning: {line}")
     measurement = with_start(measurement)
     truth_path = arguments.out / "truth.nii.gz"
     if truth is None:
