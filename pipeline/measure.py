@@ -79,10 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     measurement, truth = measure(arguments.input, json_object(arguments.settings))
-    for line in measurement.metadata.get("preparation", []):
+    warnings = [f"warning: {words}" for words in measurement.metadata.get("warnings", [])]
+    for line in dict.fromkeys([*measurement.metadata.get("preparation", []), *warnings]):
         print(line)
-    for line in measurement.metadata.get("warnings", []):
-        print(f"warning: {line}")
     measurement = with_start(measurement)
     truth_path = arguments.out / "truth.nii.gz"
     if truth is None:
