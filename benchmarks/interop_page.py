@@ -34,9 +34,9 @@ def _head(kept: dict[str, dict[str, Any]], command: str) -> str:
     named = ", ".join(f"{name} {number}" for name, number in sorted(versions.items(), key=lambda item: item[0].lower()))
     return (
         "# Formats, faults and hostile input\n\n"
-        f"Made by `{command}`,\nwhich runs the tests that carry the markers\n`interop`, `fault` and `hostile`; `--only PART` makes one "
-        "part again. [Formats](../formats) says what is read and\nwritten, [robustness](../robustness.md) what is "
-        f"guaranteed and what is not.\n\nMachine: {'; '.join(machines)}.\n\nPeers: {named}."
+        f"Made by `{command}`, which runs the tests that carry the markers\n`interop`, `fault` and `hostile`; "
+        "`--only PART` makes one part again. [Formats](../formats) says what is read and\nwritten, "
+        f"[robustness](../robustness.md) what is guaranteed and what is not.\n\nMachine: {'; '.join(machines)}.\n\nPeers: {named}."
     )
 
 

@@ -193,4 +193,5 @@ def _forms_apart_mm(image) -> float:
         return 0.0
     shape = image.shape[:3]
     corners = np.array([[x, y, z, 1] for x in (0, shape[0]) for y in (0, shape[1]) for z in (0, shape[2])])
-    return float(np.linalg.norm(((qform - sform) @ corners.T)[:3], axis=0).max())
+    with np.errstate(all="ignore"):
+        return float(np.linalg.norm(((qform - sform) @ corners.T)[:3], axis=0).max())
