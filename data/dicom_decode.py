@@ -4,6 +4,7 @@ GDCM, the one decoder at hand of lossless JPEG, ends its process on some damaged
 started when the first such plane comes, so that a crash is an error like any other.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -50,8 +51,9 @@ class ChildDecoder:
         if self._child is not None:
             self._child.kill()
             self._child.wait()
-            self._child.stdin.close()
-            self._child.stdout.close()
+            for pipe in (self._child.stdin, self._child.stdout):
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
     def plane(self, path: Path, dataset: Dataset, index: int) -> np.ndarray:
         """Stored values (rows columns). Raises whatever the library raises, RuntimeError where the child failed."""
@@ -76,6 +78,7 @@ class ChildDecoder:
 
     def _started(self) -> subprocess.Popen:
         if self._child is None or self._child.poll() is not None:
+            self.__exit__()
             paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "data.dicom_decode"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
