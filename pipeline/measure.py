@@ -10,12 +10,14 @@ import numpy as np
 
 from data.errors import InputError
 from data.nifti import read_volume, write_volume
+from operators.cone_geometry import CONE_TYPES
 from pipeline.adopt_mr import adopt_mr, hold_out_kspace
 from pipeline.cli import json_object, main_wrapper
 from pipeline.ingest_kspace import read_series
 from pipeline.ingest_projections import FILE_NAME as PROJECTIONS
 from pipeline.ingest_projections import read_ingested
 from pipeline.measure_cone import simulate_cone
+from pipeline.measure_cone_measured import adopt_cone
 from pipeline.measure_ct import hold_out_views, simulate_ct
 from pipeline.measure_ct_measured import adopt_ct, measured_settings
 from pipeline.measure_mr import simulate_mr
@@ -32,7 +34,9 @@ def measure(series: Path, section: dict[str, Any]) -> tuple[Measurement, np.ndar
     source = section.get("source", "simulate")
     require_choice(source, ("simulate", "measured"), "measure.source")
     if source == "measured" and modality == "ct":
-        return adopt_ct(read_ingested(series), measured_settings(section), str(series))
+        projections = read_ingested(series)
+        adopt = adopt_cone if projections.geometry["type"] in CONE_TYPES else adopt_ct
+        return adopt(projections, measured_settings(section), str(series))
     if source == "measured":
         settings = build(MrMeasureSettings, section, "measure")
         return adopt_mr(read_series(series), settings, str(series))

@@ -51,12 +51,19 @@ def cone_problem(measurement: Measurement) -> tuple[Problem, Units]:
         weights=weights,
         x_init=smooth_start(A, y, weights, shape) if start is None else torch.from_numpy(start),
         sigma_init=meta.get("sigma_init") or cone_sigma_init(A, weights, grid, beam),
-        spacing_mm=measurement.spacing_mm,
+        spacing_mm=tuple(meta.get("prior_scale", 1.0) * length for length in measurement.spacing_mm),
         shape=shape,
         dtype=torch.float32,
-        geometry={"grid": grid, "beam": beam, "norm": norm, "slicewise": False},
+        geometry={
+            "grid": grid,
+            "beam": beam,
+            "norm": norm,
+            "slicewise": False,
+            "truncated": meta.get("truncated", False),
+        },
     )
-    return problem, Units("ct", 1000.0, measurement.affine, "HU", _heldout(measurement, grid, norm))
+    heldout = _heldout(measurement, grid, norm)
+    return problem, Units("ct", 1000.0, measurement.affine, meta.get("units", "HU"), heldout)
 
 
 def cone_sigma_init(A: Normalised, weights: Tensor, grid: VolumeGrid, beam: ConeGeometry) -> float:

@@ -12,13 +12,16 @@ import torch
 from data.errors import InputError
 from data.nifti import read_volume, write_volume
 from data.volume import Volume
-from operators.cone_geometry import ConeBeam, VolumeGrid, views_through_voxels
-from pipeline import baseline, measure
+from operators.cone_geometry import ConeBeam, ConeVectors, VolumeGrid, cone_from_dict, views_through_voxels
+from operators.ct_geometry import view_angles
+from pipeline import baseline, ingest, measure
 from pipeline.measure_cone import field_of_view_radius_mm, make_cone_beam, simulate_cone
 from pipeline.measure_ct import hold_out_views
 from pipeline.measurement import read_measurement, write_measurement
 from pipeline.problem import load_problem, with_start
 from pipeline.settings import CtMeasureSettings
+from solvers.classical.fbp import FbpSettings
+from solvers.classical.fdk import backproject_cone
 from tests.operators.ellipsoids import Ellipsoid, line_integrals, voxels
 
 MU = 0.0192
@@ -159,3 +162,78 @@ def test_fdk_on_a_fan_beam_is_refused_in_one_sentence(volume, tmp_path):
     write_measurement(tmp_path, with_start(measurement))
     with pytest.raises(InputError, match="fdk reconstructs cone beams alone"):
         baseline.run(tmp_path, "fdk", tmp_path / "x.nii.gz", {})
+
+
+def write_scan(folder, beam, values, **extra):
+    """Projections (views rows columns) and their geometry.json."""
+    folder.mkdir(parents=True)
+    np.save(folder / "projections.npy", values.astype(np.float32))
+    geometry = {"axes": "views rows columns", "values": "log", "mu_water_per_mm": MU}
+    if isinstance(beam, ConeBeam):
+        geometry |= {
+            "type": "cone",
+            "angles_deg": np.rad2deg(beam.angles_rad).tolist(),
+            "detector_pixel_mm": [beam.row_mm, beam.column_mm],
+            "source_axis_mm": beam.source_axis_mm,
+            "axis_detector_mm": beam.axis_detector_mm,
+        }
+    else:
+        geometry |= {"type": "cone_vec", "vectors": beam.vectors().tolist()}
+    (folder / "geometry.json").write_text(json.dumps(geometry | extra))
+
+
+def ingested(study, out):
+    assert ingest.main(["--study", str(study), "--out", str(out), "--settings", "{}"]) == 0
+    return next(out.glob("*/projections.safetensors")).parent
+
+
+@pytest.mark.interop("read", "geometry.json, cone and cone_vec", "ellipsoids in closed form")
+@pytest.mark.parametrize("kind", ["cone", "cone_vec"])
+def test_measured_projections_end_where_the_object_is(kind, tmp_path, record_property):
+    """The detector lies 5 mm off what the file says of a circle: the axis of rotation is found from the data."""
+    scanner = ConeBeam(view_angles(60, 360.0, 4.0), 27, 56, 3.6, 2.4, 150.0, 75.0, column_offset_mm=5.0)
+    values = MU * line_integrals(SHAPES, scanner)
+    said = ConeVectors(scanner.vectors().tolist(), 27, 56) if kind == "cone_vec" else scanner
+    write_scan(tmp_path / "study", said, values)
+    settings = {"modality": "ct", "source": "measured", "working_matrix": 24}
+    measurement, reference = measure.measure(ingested(tmp_path / "study", tmp_path / "ingest"), settings)
+    assert reference is None
+    if kind == "cone":
+        assert measurement.metadata["beam"]["column_offset_mm"] == pytest.approx(5.0, abs=0.4)
+    assert measurement.tensors["line_integrals"].shape == (58, 27, 56)
+    grid = VolumeGrid.from_dict(measurement.metadata["grid"])
+    projections = torch.from_numpy(measurement.tensors["line_integrals"])
+    density = backproject_cone(projections, grid, cone_from_dict(measurement.metadata["beam"]), FbpSettings()) / MU
+    hu = 1000 * (density.numpy() - 1)
+    truth = 1000 * (voxels(SHAPES, grid) - 1)
+    correlation = float(np.corrcoef(hu.ravel(), truth.ravel())[0, 1])
+    inside = voxels((replace(SHAPES[0], axes=(20.0, 14.0, 7.0)),), grid) == 1
+    record_property("measured", f"correlation with the truth {correlation:.3f}")
+    assert correlation > 0.95
+    assert np.median(hu[inside]) == pytest.approx(np.median(truth[inside]), abs=60)
+
+
+def test_fewer_views_of_a_scan_have_the_whole_as_reference(tmp_path):
+    scanner = ConeBeam(view_angles(48, 360.0), 30, 56, 3.2, 2.4, 150.0, 75.0)
+    write_scan(tmp_path / "study", scanner, MU * line_integrals(SHAPES, scanner), image={"matrix": 24, "slices": 14})
+    settings = {"modality": "ct", "source": "measured", "views": {"every": 4}, "holdout_views": 2}
+    measurement, reference = measure.measure(ingested(tmp_path / "study", tmp_path / "ingest"), settings)
+    assert reference.shape == (14, 24, 24)
+    beams = [ConeBeam.from_dict(measurement.metadata[key]) for key in ("beam", "heldout_beam")]
+    assert (beams[0].views, beams[1].views) == (10, 2)
+    kept = sorted(beams[0].angles_rad + beams[1].angles_rad)
+    np.testing.assert_allclose(kept, view_angles(48, 360.0)[::4], atol=1e-9)
+    assert measurement.metadata["reference"] == {"method": "fdk", "views": 48}
+
+
+def test_an_object_that_goes_on_gets_a_higher_volume(tmp_path):
+    tall = (Ellipsoid((0.0, 0.0, 0.0), (20.0, 20.0, 400.0), 0.0, 1.0),)
+    scanner = ConeBeam(view_angles(40, 360.0), 20, 56, 2.4, 2.4, 150.0, 75.0)
+    heights = []
+    for name, shapes in (("tall", tall), ("short", SHAPES[1:])):
+        write_scan(tmp_path / name, scanner, MU * line_integrals(shapes, scanner))
+        series = ingested(tmp_path / name, tmp_path / f"ingest_{name}")
+        measurement, _ = measure.measure(series, {"modality": "ct", "source": "measured", "working_matrix": 32})
+        heights.append(VolumeGrid.from_dict(measurement.metadata["grid"]).height_mm)
+    assert heights[1] == pytest.approx(20 * 1.6, abs=3)
+    assert heights[0] > 1.2 * heights[1]
