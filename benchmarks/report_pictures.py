@@ -135,8 +135,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if chromium is None:
             raise InputError("Chromium is not installed: install it, e.g. apt-get install chromium.")
-        from playwright.sync_api import sync_playwright
-
+        try:
+            from playwright.sync_api import sync_playwright
+        except ImportError as error:
+            raise InputError("playwright is not installed: pip install -r requirements-dev.txt.") from error
         pages = {shot.name: page_of(arguments.results, shot.page) for shot in SHOTS}
         arguments.out.mkdir(parents=True, exist_ok=True)
         with sync_playwright() as driver:

@@ -66,10 +66,14 @@ def std_range(series: ReportSeries) -> float:
 
 
 def error_range(series: ReportSeries) -> float:
-    """Half the width of the error colour bar: the 99.5th percentile of the shown reconstruction's |error|."""
-    if not series.truth:
+    """Half the width of the error colour bar: the 99.5th percentile of the shown reconstruction's |error|.
+
+    Without a truth, of its difference from the best baseline, which is what the wipe shows then.
+    """
+    other = series.truth or series.best_baseline
+    if not other:
         return 1.0
-    return nice(float(np.percentile(np.abs(series.get(series.shown).array_zyx - series.truth.array_zyx), 99.5)))
+    return nice(float(np.percentile(np.abs(series.get(series.shown).array_zyx - other.array_zyx), 99.5)))
 
 
 def shows_3d(series: ReportSeries) -> bool:

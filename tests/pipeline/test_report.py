@@ -267,6 +267,15 @@ def test_without_truth_there_is_no_error_view(tmp_path):
     assert "image minus truth" not in text
 
 
+def test_colour_bar_of_differences_fits_them_with_and_without_a_truth(tmp_path):
+    make_series(tmp_path / "n")
+    series = load_series(tmp_path / "n", LABELS)
+    # The builder's mean is 6 above the truth and 22 above the best baseline.
+    assert report_page.error_range(series) == 6
+    without = replace(series, images=tuple(image for image in series.images if image.role != "truth"))
+    assert report_page.error_range(without) == 25
+
+
 def test_measured_data_are_compared_with_a_reference_and_never_with_a_truth(tmp_path):
     make_series(tmp_path / "s/n")
     header = {"modality": "ct", "affine": AFFINE.tolist(), "source": "measured", "units": "HU relative to something"}
