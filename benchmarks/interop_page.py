@@ -36,7 +36,8 @@ def _head(kept: dict[str, dict[str, Any]], command: str) -> str:
         "# Formats, faults and hostile input\n\n"
         f"Made by `{command}`, which runs the tests that carry the markers\n`interop`, `fault` and `hostile`; "
         "`--only PART` makes one part again. [Formats](../formats) says what is read and\nwritten, "
-        f"[robustness](../robustness.md) what is guaranteed and what is not.\n\nMachine: {'; '.join(machines)}.\n\nPeers: {named}."
+        "[robustness](../robustness.md) what is guaranteed and what is not.\n\n"
+        f"Machine: {'; '.join(machines)}.\n\nPeers: {named}."
     )
 
 
