@@ -8,8 +8,10 @@ from solvers.correction import ErrorModel
 from solvers.draws import Draws
 from solvers.problem import Problem
 
-# The measured scale is one number for a volume: beyond these bounds something other than the prior is wrong.
-LEAST, MOST = 0.25, 4.0
+# The measured scale is one number for a volume: beyond these bounds something other than the prior is wrong. Samples
+# are never made narrower than the prior's card says: the residual does not see the part of the error that was not
+# measured, and what it says of one patient's spread need not hold for the next one's.
+LEAST, MOST = {"point": 0.25, "sample": 1.0}, 4.0
 
 
 def error_scale(problem: Problem, h: torch.Tensor, error: ErrorModel, draws: Draws) -> float:
@@ -31,9 +33,12 @@ def error_scale(problem: Problem, h: torch.Tensor, error: ErrorModel, draws: Dra
     return (weighted(problem.y - problem.A(h)) - measured) / expected
 
 
-def measured_trust(problem: Problem, h: torch.Tensor, error: ErrorModel, per_scale: float, draws: Draws) -> float:
-    """Factor on the error's variance: `per_scale` (card, fitted on other patients) times `error_scale`, within bounds.
+def measured_trust(
+    problem: Problem, h: torch.Tensor, error: ErrorModel, per_scale: float, purpose: str, draws: Draws
+) -> float:
+    """Factor on the error's variance: `per_scale` (card, fitted on other patients) times `error_scale`, within bounds
+    of the purpose, "point" or "sample".
 
     The part of the error that was not measured is larger than what was; `per_scale` is by how much, on average.
     """
-    return min(max(per_scale * error_scale(problem, h, error, draws), LEAST), MOST)
+    return min(max(per_scale * error_scale(problem, h, error, draws), LEAST[purpose]), MOST)

@@ -28,7 +28,8 @@ class PamSettings:
     sigma_max           first level; null starts at the problem's own
     sigma_min           last level; null is 0.015 for point estimates and 0.03 for samples
     trust               factor on the predicted error variance on top of the prior's own calibration; null: measured
-                        once, from the residual of the second level, where the prior's card says how
+                        once, from the residual of the second level, where the prior's card says how (samples: at
+                        least 1)
     residual_share      point only: share of the last correction's error variance that is told to the network as noise
     noise_length_mm     sample only: correlation length of the re-noise along z (0: independent slices)
     reflect             denoise in a reflected frame, another one at every level: the network's errors differ from frame
@@ -93,7 +94,8 @@ def pam(
         variance = prior.r2_scale(sigma, settings.mode) * variance
         trust = float(state.extra["trust"])
         if level == MEASURED_LEVEL and per_scale:
-            trust = measured_trust(problem, h, ErrorModel(variance.sqrt(), error_c), per_scale, draws)
+            error = ErrorModel(variance.sqrt(), error_c)
+            trust = measured_trust(problem, h, error, per_scale, settings.mode, draws)
         variance = trust * variance
         x = correct(
             problem,

@@ -35,9 +35,11 @@ def test_the_scale_that_the_error_was_drawn_with(scale, dtype):
 def test_a_residual_of_noise_alone_measures_nothing_and_trust_stays_within_bounds():
     problem, h, error = wrong_by(0.0, torch.float32)
     assert abs(error_scale(problem, h, error, Draws(0))) < 0.02
-    assert measured_trust(problem, h, error, 1.0, Draws(0)) == LEAST
+    for purpose in ("point", "sample"):
+        assert measured_trust(problem, h, error, 1.0, purpose, Draws(0)) == LEAST[purpose]
+    assert LEAST["sample"] == 1.0
     problem, h, error = wrong_by(100.0, torch.float32)
-    assert measured_trust(problem, h, error, 1.0, Draws(0)) == MOST
+    assert measured_trust(problem, h, error, 1.0, "sample", Draws(0)) == MOST
 
 
 def test_pam_measures_only_where_the_card_says_how_and_nothing_is_asked_for():
@@ -49,7 +51,7 @@ def test_pam_measures_only_where_the_card_says_how_and_nothing_is_asked_for():
         prior.card.update(card)
         return run_solver("pam", problem, prior, {"mode": "sample", "levels": 4, **settings}).estimate
 
-    plain, measured = {"name": "a"}, {"name": "a", "measured": {"sample": 0.1}}
+    plain, measured = {"name": "a"}, {"name": "a", "measured": {"sample": 100.0}}
     assert torch.equal(estimate(plain), estimate(plain, trust=1.0))
     assert torch.equal(estimate(measured, trust=1.0), estimate(plain))
     assert not torch.equal(estimate(measured), estimate(plain))
