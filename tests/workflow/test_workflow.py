@@ -137,6 +137,7 @@ def test_dry_run_of_a_fresh_folder_counts_the_checkpoints(small, tmp_path):
     assert Workflow(tmp_path, small).jobs() == {"ingest": 3, "study": 3, "summary": 1, "index": 1}
 
 
+@pytest.mark.fault("a truncated file in one study of a cohort")
 def test_one_bad_study_among_good_ones(phantoms):
     studies = phantoms.folder.parent / "studies"
     (studies / "bad").mkdir()
@@ -161,6 +162,7 @@ def test_one_bad_study_among_good_ones(phantoms):
     assert "<td>bad</td>" not in (phantoms.results / "index.html").read_text()
 
 
+@pytest.mark.fault("kill -9 of a Snakemake run in the midst of a sample")
 def test_a_killed_run_goes_on_bit_equal(phantoms):
     slow = {"reconstruct": {"levels": 10, "point": False}}
     broken = subprocess.Popen(
@@ -210,6 +212,7 @@ def test_one_study_folder_and_a_new_study_later(phantoms):
     assert phantoms.jobs()["ingest"] == 2
 
 
+@pytest.mark.hostile("YAML for Snakemake's template engine in a study folder")
 def test_config_inside_a_study_is_inert(phantoms, tmp_path):
     """A YAML that would run code if Snakemake read it as config."""
     trap = tmp_path / "trapped"
