@@ -185,6 +185,7 @@ def _companion(path: Path, notes: dict, key: str) -> np.ndarray | None:
     with readable(path), h5py.File(path, "r") as handle:
         found = _dataset(path, handle, name)
         check_size(path, found.size)
+        check_stored(path, found)
         return found[()]
 
 

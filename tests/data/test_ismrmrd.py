@@ -332,3 +332,13 @@ def test_a_trajectory_that_encodes_more_than_the_field_of_view_is_scaled_to_it(t
     assert read.matrix == (16, 16)
     np.testing.assert_allclose(read.trajectory[0, :, 1], radius / 2)
     np.testing.assert_allclose(read.affine @ [8, 8, 0, 1], [-1, -2, 3, 1], atol=1e-5)
+
+
+@pytest.mark.hostile("ISMRMRD data set that claims two million acquisitions and stores none")
+def test_acquisitions_that_are_claimed_and_not_stored(tmp_path):
+    path = write_cartesian(tmp_path / "scan.h5", complex_noise((1, 1, 10, 12)), SCAN)
+    with h5py.File(path, "a") as handle:
+        dtype = handle["dataset/data"].dtype
+        del handle["dataset/data"]
+        handle.create_dataset("dataset/data", (2**21,), chunks=(1024,), dtype=dtype)
+    assert reason(path) in ("too-large", "truncated")
