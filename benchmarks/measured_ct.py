@@ -140,6 +140,7 @@ VARIANTS = (
     ("all corrections", BASE),
     ("axis of rotation not looked for", BASE | {"centre_of_rotation": "none"}),
     ("rings kept", {"rings": "none"}),
+    ("bad bins kept", BASE | {"bad_pixels": False}),
 )
 
 
@@ -152,7 +153,6 @@ def picture(out: Path) -> list[tuple[str, float]]:
     ideal = reconstruct(faultless, {"centre_of_rotation": SHIFT_BINS * BIN_MM, "bad_pixels": False})
     projections = as_projections(raw_counts(shares))
     images = [(name, reconstruct(projections, settings)) for name, settings in VARIANTS]
-    images.append(("flat field of before the scan alone", reconstruct(replace(projections, flat_after=None), BASE)))
     images.append(("dark current kept", reconstruct(replace(projections, dark=None), BASE)))
     body = ideal > -300
     rows = [(name, float(np.sqrt(np.mean((image - ideal)[body] ** 2)))) for name, image in images]
