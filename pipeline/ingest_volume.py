@@ -1,9 +1,9 @@
 """Volumes of images as ingest writes them: volume.nii.gz, and source.json that says where each slice came from.
 
-source.json: kind; modality; files, one entry a slice of volume.nii.gz in its order, {path, frame, instance} of the file
-that holds exactly that slice (instance: a hash of its UID), or null where there is none (interpolated, resampled, or cut
-in another direction); resampled; slice_direction; interpolated, the slices that no file measured; planes, where files has
-a null, all planes that the volume was made from, in the order of the scanner's stack.
+source.json: kind; modality; files, one entry a slice of volume.nii.gz in its order, {path, frame, instance} of the
+file that holds exactly that slice (instance: a hash of its UID), or null where there is none (interpolated,
+resampled, or cut in another direction); resampled; slice_direction; interpolated, the slices that no file measured;
+planes, where files has a null, all planes that the volume was made from, in the order of the scanner's stack.
 """
 
 from collections.abc import Callable
