@@ -59,24 +59,24 @@ def measure(study: Path) -> dict:
         out = folder / "export"
         began = time.perf_counter()
         arguments = ("--series-dir", series, "--ingest", ingested, "--out", out, "--settings", json.dumps(settings))
-        peak_mb = _run("pipeline.export", *arguments)
+        peak_mb, worked = _run("pipeline.export", *arguments)
         seconds = time.perf_counter() - began
         files = [path for path in out.rglob("*") if path.is_file()]
         shape = read_volume(ingested / "volume.nii.gz").shape
         size = sum(path.stat().st_size for path in files)
     return {"study": study.name, "slices": shape[0], "matrix": f"{shape[1]} x {shape[2]}", "files": len(files),
-            "bytes": size, "seconds": round(seconds, 1), "peak_mem_mb": round(peak_mb)}  # fmt: skip
+            "bytes": size, "seconds": round(seconds, 1), "cpu_seconds": round(worked, 1), "peak_mem_mb": round(peak_mb)}  # fmt: skip
 
 
-def _run(module: str, *arguments: object) -> float:
-    """Run a stage; its peak memory in MB."""
+def _run(module: str, *arguments: object) -> tuple[float, float]:
+    """Run a stage; its peak memory in MB and the processor's seconds."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{module} ended with {process.returncode}: its words above say why.")
-    return used.ru_maxrss / 1024
+    return used.ru_maxrss / 1024, used.ru_utime + used.ru_stime
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -168,16 +168,17 @@ def _findings(row: dict[str, Any]) -> str:
 
 
 def _indexing(figures: dict[str, Any]) -> str:
-    table = _table(("files", "series", "MB", "seconds", "files a second", "peak memory, MB"), [(
+    table = _table(("files", "series", "MB", "seconds", "processor s", "files a second", "peak memory, MB"), [(
         figures["files"], figures["series"], f"{figures.get('bytes', 0) / 1e6:.0f}", figures["seconds"],
-        figures["files_a_second"], figures["peak_mem_mb"],
+        figures["cpu_seconds"], figures["files_a_second"], figures["peak_mem_mb"],
     )])  # fmt: skip
     return f"## Indexing\n\n`python -m benchmarks.indexing`: unsorted DICOM files of one folder to series.\n\n{table}"
 
 
 def _export(figures: dict[str, Any]) -> str:
-    table = _table(("study", "slices", "matrix", "files written", "MB written", "seconds", "peak memory, MB"), [(
+    head = "study", "slices", "matrix", "files written", "MB written", "seconds", "processor s", "peak memory, MB"
+    table = _table(head, [(
         figures["study"], figures["slices"], figures["matrix"], figures["files"], f"{figures['bytes'] / 1e6:.0f}",
-        figures["seconds"], figures["peak_mem_mb"],
+        figures["seconds"], figures["cpu_seconds"], figures["peak_mem_mb"],
     )])  # fmt: skip
     return f"## Export\n\n`python -m benchmarks.exporting`: NIfTI, sidecars, checksums and DICOM series.\n\n{table}"
