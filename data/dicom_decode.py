@@ -81,7 +81,7 @@ class ChildDecoder:
             self.__exit__()
             paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "data.dicom_decode"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                [sys.executable, "-P", "-m", "data.dicom_decode"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
             )  # fmt: skip
         return self._child
