@@ -65,7 +65,8 @@ def measure(study: Path) -> dict:
         shape = read_volume(ingested / "volume.nii.gz").shape
         size = sum(path.stat().st_size for path in files)
     return {"study": study.name, "slices": shape[0], "matrix": f"{shape[1]} x {shape[2]}", "files": len(files),
-            "bytes": size, "seconds": round(seconds, 1), "cpu_seconds": round(worked, 1), "peak_mem_mb": round(peak_mb)}  # fmt: skip
+            "bytes": size, "seconds": round(seconds, 1), "cpu_seconds": round(worked, 1),
+            "peak_mem_mb": round(peak_mb)}  # fmt: skip
 
 
 def _run(module: str, *arguments: object) -> tuple[float, float]:

@@ -3,7 +3,8 @@
     python -m benchmarks.indexing --files 5000 --series 10
 
 Writes the files to a temporary folder (a small CT with 120 attributes in its header, names in no order), sorts them out
-in a process of its own, and prints one line of JSON: files, bytes, series, seconds, cpu_seconds, files_a_second, peak_mem_mb.
+in a process of its own, and prints one line of JSON: files, bytes, series, seconds, cpu_seconds, files_a_second,
+peak_mem_mb.
 """
 
 import argparse
@@ -73,8 +74,8 @@ def index(folder: Path) -> dict:
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     files = sum(len(finding.files) for finding in findings)
     rate = round(files / seconds)
-    return {"files": files, "series": len(findings), "seconds": round(seconds, 2), "cpu_seconds": round(worked, 2), "files_a_second": rate,
-            "peak_mem_mb": round(peak_mb)}  # fmt: skip
+    return {"files": files, "series": len(findings), "seconds": round(seconds, 2),
+            "cpu_seconds": round(worked, 2), "files_a_second": rate, "peak_mem_mb": round(peak_mb)}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
