@@ -16,7 +16,7 @@ from PIL import Image
 
 from data.errors import InputError
 from data.geometry_json import Source
-from data.hdf5 import check_stored
+from data.hdf5 import MAX_GROWTH, check_stored
 from data.projections_mat import read_mat
 
 MAX_SAMPLES = 2**31
@@ -121,7 +121,11 @@ def _tiff(path: Path, _dataset: str | None) -> np.ndarray:
 
 
 def _refuse_bomb(path: Path, handle: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
-    """InputError where a strip holds or inflates to more than the whole page: tifffile inflates without a limit."""
+    """InputError where a strip holds or inflates to more than the whole page: tifffile inflates without a limit; and
+    where the pages claim more than the file can hold, or samples of odd bits, which take tifffile minutes."""
+    held = handle.filehandle.size * (1 if series.keyframe.compression == 1 else MAX_GROWTH)
+    if series.nbytes > held or series.keyframe.bitspersample not in (8, 16, 32, 64):
+        raise InputError(f"{path} claims more than it holds, or odd bits a sample: save it again.", "truncated")
     for page in series.pages:
         most = page.nbytes + 2**16
         for offset, size in zip(page.dataoffsets, page.databytecounts):
