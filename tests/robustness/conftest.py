@@ -59,3 +59,10 @@ def tree(runner, priors, tmp_path_factory) -> Tree:  # noqa: F811
         assert replies[name]["rc"] == 0, (name, replies[name]["err"])
         outputs[name] = snapshot(alone.parent)
     return Tree(study, results, stages, replies, outputs, planted)
+
+
+def pytest_collection_modifyitems(items):
+    """The tree that the tests share is every stage twice: on a busy machine that alone takes minutes."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(1500))
