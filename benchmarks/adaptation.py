@@ -146,6 +146,8 @@ def measured_lines(result: dict[str, Any]) -> list[str]:
     for index, row in enumerate(result["rounds"]):
         cells = (f"{row['point']:.2f}", f"{row['mean']:.2f}", f"{row['sample']:.2f}", f"{row['cpu_seconds']:.0f}")
         lines.append(f"| {index} | " + " | ".join(cells) + " |")
+    last, tuned = result["rounds"][-1]["point"], max(result["tv"].values())
+    lines += ["", f"Against tuned TV the last round's point estimate is {last - tuned:+.2f} dB."]
     return [*lines, "", f"Settings: `{json.dumps(result['settings'])}`.", ""]
 
 
