@@ -18,7 +18,7 @@ demo: $(RUNTIME)
 	@echo "Open file://$(CURDIR)/results/index.html"
 
 test: check
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 check: $(DEV)
 	$(BIN)/ruff check .
