@@ -347,6 +347,6 @@ def test_measured_kspace_is_adopted_whole_and_partly_kept_back(tmp_path, capsys)
 def test_kspace_without_a_calibration_region_is_refused():
     kspace, _ = measured_kspace()
     kspace[..., 31:34, 31:34] = 0
+    settings = MrMeasureSettings(source="measured", calibration="region")
     with pytest.raises(ValueError, match="too few to estimate"):
-        settings = MrMeasureSettings(source="measured", calibration="region")
         adopt_mr(KSpace(kspace, np.eye(4), (1.0, 1.0, 1.0)), settings, "k")
