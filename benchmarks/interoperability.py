@@ -83,7 +83,8 @@ def _command(arguments: argparse.Namespace) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.interoperability", description=__doc__.split("\n")[0])
-    parser.add_argument("--only", action="append", choices=(*PARTS, "page"), help="this part alone, or nothing but the page")
+    only = (*PARTS, "page")
+    parser.add_argument("--only", action="append", choices=only, help="this part alone, or nothing but the page")
     parser.add_argument("--fuzz-seconds", type=float, default=60.0, help="processor seconds for each fuzz target")
     parser.add_argument("--quick", action="store_true", help="without the tests that take minutes each")
     parser.add_argument("--store", type=Path, default=ROOT / "runs" / "interoperability", help="figures of the parts")

@@ -99,7 +99,7 @@ def run(request: Request, main: Callable) -> dict:
     """Fork, run, and tell how it ended: rc (or None), signal, out, err, events, reads, seconds, peak_mb, timed_out."""
     reading, writing = os.pipe()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        began, resident_mb = time.perf_counter(), _resident_mb()
+        began = time.perf_counter()
         process = os.fork()
         if process == 0:
             os.close(reading)
@@ -123,7 +123,7 @@ def run(request: Request, main: Callable) -> dict:
     ended = {"rc": os.WEXITSTATUS(status), "signal": 0} if os.WIFEXITED(status) else {"rc": None}
     if os.WIFSIGNALED(status):
         ended["signal"] = os.WTERMSIG(status)
-    peak_mb = max(used.ru_maxrss / 1024 - resident_mb, 0)
+    peak_mb = used.ru_maxrss / 1024
     told = {"out": texts[0], "err": texts[1], "seconds": seconds, "peak_mb": peak_mb}
     return ended | told | {"timed_out": seconds >= request.timeout_s} | counts
 
@@ -166,10 +166,6 @@ def _limit(fault: dict) -> None:
         os.setgroups([])
         os.setgid(fault["uid"])
         os.setuid(fault["uid"])
-
-
-def _resident_mb() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def _virtual_bytes() -> int:
