@@ -22,6 +22,9 @@ MAX_ACQUISITIONS = 2**21
 MAX_PARTS = 64
 # Counters that tell volumes apart; the others (slice, average, segment, encoding steps) are inside one.
 PART_COUNTERS = ("contrast", "phase", "repetition", "set")
+COUNTERS = {*PART_COUNTERS, "kspace_encode_step_1", "kspace_encode_step_2", "slice"}
+HEAD_FIELDS = {"idx", "flags", "number_of_samples", "active_channels", "discard_pre", "discard_post", "center_sample",
+               "encoding_space_ref", "trajectory_dimensions", "sample_time_us", "position", "slice_dir"}  # fmt: skip
 NOISE, CALIBRATION, REVERSE = 19, 20, 22
 # Flags of acquisitions that are no image data, by what the manifest calls them.
 OTHERS = {
@@ -91,7 +94,10 @@ def _group_name(handle: h5py.File) -> str | None:
 def _is_dataset(group: h5py.Group) -> bool:
     acquisitions = own_dataset(group, "data")
     named = acquisitions is not None and acquisitions.dtype.names is not None
-    return named and {"head", "data"} <= set(acquisitions.dtype.names) and own_dataset(group, "xml") is not None
+    if not named or not {"head", "data"} <= set(acquisitions.dtype.names) or own_dataset(group, "xml") is None:
+        return False
+    head = acquisitions.dtype["head"]
+    return set(head.names or ()) >= HEAD_FIELDS and set(head["idx"].names or ()) >= COUNTERS
 
 
 def _group(path: Path, handle: h5py.File) -> h5py.Group:
