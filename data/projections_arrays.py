@@ -17,6 +17,7 @@ from PIL import Image
 from data.errors import InputError
 from data.geometry_json import Source
 from data.hdf5 import MAX_GROWTH, check_stored
+from data.isolated import read_isolated
 from data.projections_mat import read_mat
 
 MAX_SAMPLES = 2**31
@@ -24,18 +25,27 @@ TIFF = (".tif", ".tiff")
 DEFLATED = (8, 32946)
 # tifffile would print what it finds odd about a file; the reader says it, or refuses the file.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+ISOLATED = (".h5", ".hdf5", ".mat")
 SUFFIXES = (".npy", ".h5", ".hdf5", ".mat", *TIFF)
 
 
 def read_array(source: Source) -> np.ndarray:
-    """The array, real and of any numeric type. Raises InputError with a sentence that names the file."""
+    """The array, real and of any numeric type. Raises InputError with a sentence that names the file, for HDF5 and .mat
+    also as data.isolated does."""
     path = source.path
     if path.is_dir():
         return _guarded(_tiff_folder, path, source.dataset)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path} is none of {', '.join(SUFFIXES)}: save the projections in one of these.", "json")
+    if path.suffix.lower() in ISOLATED:
+        return read_isolated("data.projections_arrays:read_alone", path, source.dataset)
     return _guarded(reader, path, source.dataset)
+
+
+def read_alone(path: Path, dataset: str | None) -> np.ndarray:
+    """The array of one file, for data.isolated."""
+    return _guarded(_READERS[path.suffix.lower()], path, dataset)
 
 
 def tiff_files(folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ import scipy.io
 
 from data.errors import InputError
 from data.hdf5 import check_stored
+from data.isolated import read_isolated
 
 HELSINKI = ("CtDataFull", "CtDataLimited", "CtData")
 # Most that a compressed element may grow, and the size below which nobody asks.
@@ -37,7 +38,20 @@ class HelsinkiScan:
 
 
 def is_helsinki(path: Path) -> bool:
-    """Whether a .mat file has one of the challenge's structs; never raises."""
+    """Whether a .mat file has one of the challenge's structs, or crashes or stalls what looks for one; never raises.
+
+    The latter is for the reader to refuse in a sentence.
+    """
+    try:
+        return read_isolated("data.projections_mat:look_for_helsinki", path)
+    except InputError:
+        return True
+    except OSError:
+        return False
+
+
+def look_for_helsinki(path: Path) -> bool:
+    """Whether a .mat file has one of the challenge's structs, for data.isolated; never raises."""
     try:
         return helsinki_name(path) is not None
     except Exception:
@@ -55,7 +69,13 @@ def helsinki_name(path: Path) -> str | None:
 
 
 def read_helsinki(path: Path) -> HelsinkiScan:
-    """Read a scan of the challenge's form. Raises InputError: truncated, shape, json (a field missing or wrong)."""
+    """Read a scan of the challenge's form. Raises InputError: truncated, shape, json (a field missing or wrong), and as
+    data.isolated does."""
+    return HelsinkiScan(**read_isolated("data.projections_mat:helsinki_values", path))
+
+
+def helsinki_values(path: Path) -> dict:
+    """The attributes of a HelsinkiScan, for data.isolated."""
     try:
         name = helsinki_name(path)
     except Exception as error:
@@ -74,7 +94,7 @@ def read_helsinki(path: Path) -> HelsinkiScan:
     lengths = [float(np.asarray(value).ravel()[0]) for value in (origin, detector, bin_mm)]
     if not (np.isfinite(angles).all() and 0 < lengths[0] <= lengths[1] < 1e6 and 0 < lengths[2] < 1e6):
         raise InputError(f"{path} has angles or lengths that make no fan beam: correct its parameters.", "json")
-    return HelsinkiScan(sinogram, angles, *lengths)
+    return vars(HelsinkiScan(sinogram, angles, *lengths))
 
 
 def read_mat(path: Path, name: str) -> np.ndarray:
