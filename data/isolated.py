@@ -32,7 +32,7 @@ except ImportError:  # Windows: then only time is limited
 # A file of S bytes may take SECONDS + S / BYTES_A_SECOND of processor time, PATIENCE times as long by the clock, and
 # MEMORY + GROWTH * S bytes, at most MOST_MEMORY: eight times the largest array that is read, 2**31 complex64 samples.
 SECONDS, BYTES_A_SECOND, PATIENCE = 10, 2**21, 8
-MEMORY, GROWTH, MOST_MEMORY = 2**30, 64, 8 * 2**34
+MEMORY, GROWTH, MOST_MEMORY = 2**30, 256, 8 * 2**34
 # False: read in this process, for those who want to look into the readers, such as a fuzzer.
 ISOLATE = True
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -57,7 +57,7 @@ def read_isolated(
             reply = _ask(_Child.current(), [os.fspath(Path.cwd()), function, str(path), arguments, seconds, memory])
         except _Ended as end:
             _Child.end()
-            said = f"takes longer than {math.ceil(seconds)} s" if end.late else "crashes the library that reads it"
+            said = f"takes longer than {seconds:.0f} s" if end.late else "crashes the library that reads it"
             raise InputError(f"{path} {said}, as damaged files do: copy it again.", "undecodable") from end
         except BaseException:
             _Child.end()

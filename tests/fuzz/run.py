@@ -2,7 +2,9 @@
 
 Without --target every target is run, one after the other. A finding is an exception other than InputError, an input
 that takes longer than 10 s of processor time or more than 2 GB, or a crash of the process; its input is kept under
---out, once for each place in the code. Prints one JSON line a target: executions, bytes, seconds, ends, findings.
+--out, once for each place in the code. Files that use has read in a child process, by data.isolated, are read here in
+the fuzzer's own: what ends it there is a finding about a library, and in use one sentence. Prints one JSON line a
+target: executions, bytes, seconds, ends, findings.
 """
 
 import argparse
@@ -94,7 +96,9 @@ def fuzz(name: str, seconds: float, out: Path, seed: int) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["data", *INSTRUMENTED.get(name, [])], enable_loader_override=False):
+        from data import isolated
         from tests.fuzz.targets import TARGETS
+    isolated.ISOLATE = False
     corpus = out / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(TARGETS[name].seeds()):
