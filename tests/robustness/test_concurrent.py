@@ -33,7 +33,9 @@ def test_twins(runner, tree, name):
         assert "Traceback" not in twin["err"]
         assert twin["rc"] == 0 or len(twin["err"].strip().splitlines()[-1].split(": ")) > 1
     assert snapshot(out.parent) == tree.outputs[name]
-    assert leftovers(out.parent) == []
+    # A twin that failed leaves the states that its next run would take up.
+    failed = any(twin["rc"] for twin in twins)
+    assert [left for left in leftovers(out.parent) if not (failed and left.endswith(".states"))] == []
 
 
 def start(workflow: Workflow, *arguments: str) -> subprocess.Popen:
