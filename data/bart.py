@@ -14,7 +14,7 @@ import numpy as np
 from data.errors import InputError
 from data.ismrmrd_grid import along_slices
 from data.kspace_array import given_affine, json_beside
-from data.kspace_common import KSpace, axial_affine, beside, check_size, readable
+from data.kspace_common import KSpace, axial_affine, beside, check_size, readable, spacing_of_notes
 
 DIMENSIONS = 16
 NAMES = ("readout", "phase 1", "phase 2", "coils", "maps", "echoes", "coefficients", "coefficients 2", "iterations",
@@ -117,13 +117,7 @@ def _spacing(path: Path, notes: dict) -> tuple[tuple[float, float, float], tuple
     if "spacing_mm" not in notes:
         said = "the format holds no lengths: voxels of 1 mm were assumed", "nor how the volume lies in the patient"
         return (1.0, 1.0, 1.0), (", ".join(said),)
-    try:
-        z, y, x = (float(value) for value in notes["spacing_mm"])
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path.with_suffix('.json')} needs spacing_mm as [z, y, x]: correct it.", "json") from error
-    if not all(0 < value < 1000 for value in (z, y, x)):
-        raise InputError(f"{path.with_suffix('.json')} has a spacing_mm that is not a length: correct it.", "json")
-    return (z, y, x), ()
+    return spacing_of_notes(path, notes), ()
 
 
 def read_shape(path: Path) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from data.errors import InputError
 from data.hdf5 import check_stored
-from data.kspace_common import KSpace, axial_affine, beside, check_size, own_dataset, readable
+from data.kspace_common import KSpace, axial_affine, beside, check_size, own_dataset, readable, spacing_of_notes
 
 CARTESIAN = ("z", "coils", "y", "x")
 READOUTS = ("z", "coils", "readouts", "samples")
@@ -29,7 +29,7 @@ COMPANIONS = ("trajectory", "noise")
 def read_array(path: Path) -> KSpace:
     """Read PATH and its JSON. Raises InputError: no-json, json, shape, truncated, not-scalar, too-large."""
     notes = read_notes(path)
-    axes, spacing_mm = _axes(path, notes), _spacing(path, notes)
+    axes, spacing_mm = _axes(path, notes), spacing_of_notes(path, notes)
     order = CARTESIAN if "x" in axes else READOUTS
     stored = _load(path, path, notes.get("dataset", "kspace"), notes, axes)
     array = stored.transpose([axes.index(axis) for axis in order if axis in axes])
@@ -116,16 +116,6 @@ def _axes(path: Path, notes: dict) -> list[str]:
             "json",
         )
     return axes
-
-
-def _spacing(path: Path, notes: dict) -> tuple[float, float, float]:
-    try:
-        z, y, x = (float(value) for value in notes["spacing_mm"])
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path.with_suffix('.json')} needs spacing_mm as [z, y, x]: correct it.", "json") from error
-    if not all(0 < value < 1000 for value in (z, y, x)):
-        raise InputError(f"{path.with_suffix('.json')} has a spacing_mm that is not a length: correct it.", "json")
-    return z, y, x
 
 
 def _matrix(path: Path, notes: dict) -> tuple[int, int]:

@@ -81,6 +81,17 @@ def affine_of(
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
+def spacing_of_notes(path: Path, notes: dict) -> tuple[float, float, float]:
+    """spacing_mm (z y x) of the JSON beside PATH, which has the key. Raises InputError: json."""
+    try:
+        z, y, x = (float(value) for value in notes["spacing_mm"])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path.with_suffix('.json')} needs spacing_mm as [z, y, x]: correct it.", "json") from error
+    if not all(0 < value < 1000 for value in (z, y, x)):
+        raise InputError(f"{path.with_suffix('.json')} has a spacing_mm that is not a length: correct it.", "json")
+    return z, y, x
+
+
 def check_size(path: Path, count: int) -> None:
     """InputError ("too-large") for no samples or more than this program reads."""
     if not 0 < count <= MAX_SAMPLES:

@@ -15,12 +15,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from operators.ct_geometry import Beam, FanBeam, ImageGrid, beam_from_dict
-
-
-def _require_positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a positive number, not {value}.")
+from operators.ct_geometry import Beam, FanBeam, ImageGrid, beam_from_dict, require_positive
 
 
 def _require_count(name: str, value: float) -> None:
@@ -42,7 +37,7 @@ class VolumeGrid:
         for name in ("slices", "rows", "columns"):
             _require_count(name, getattr(self, name))
         for name in ("pixel_mm", "slice_mm"):
-            _require_positive(name, getattr(self, name))
+            require_positive(name, getattr(self, name))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -102,7 +97,7 @@ class ConeBeam:
         for name in ("rows", "columns"):
             _require_count(name, getattr(self, name))
         for name in ("row_mm", "column_mm", "source_axis_mm"):
-            _require_positive(name, getattr(self, name))
+            require_positive(name, getattr(self, name))
         if not (math.isfinite(self.axis_detector_mm) and self.axis_detector_mm >= 0):
             raise ValueError(f"axis_detector_mm must be zero or more, not {self.axis_detector_mm}.")
         for name in ("column_offset_mm", "row_offset_mm"):

@@ -25,7 +25,7 @@ def view_angles(views: int, range_deg: float, start_deg: float = 0.0) -> tuple[f
     return tuple(math.radians(start_deg + range_deg * k / views) for k in range(views))
 
 
-def _require_positive(name: str, value: float) -> None:
+def require_positive(name: str, value: float) -> None:
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be a positive number, not {value}.")
 
@@ -40,7 +40,7 @@ class ImageGrid:
 
     def __post_init__(self) -> None:
         for name in ("rows", "columns", "pixel_mm"):
-            _require_positive(name, getattr(self, name))
+            require_positive(name, getattr(self, name))
 
     @property
     def diagonal_mm(self) -> float:
@@ -81,7 +81,7 @@ class ParallelBeam:
         object.__setattr__(self, "angles_rad", tuple(float(a) for a in self.angles_rad))
         _require_angles(self.angles_rad)
         for name in ("bins", "bin_mm"):
-            _require_positive(name, getattr(self, name))
+            require_positive(name, getattr(self, name))
         _require_finite("offset_mm", self.offset_mm)
 
     @property
@@ -132,7 +132,7 @@ class FanBeam:
         _require_angles(self.angles_rad)
         _require_finite("offset_mm", self.offset_mm)
         for name in ("bins", "bin_mm", "source_axis_mm"):
-            _require_positive(name, getattr(self, name))
+            require_positive(name, getattr(self, name))
         if not (math.isfinite(self.axis_detector_mm) and self.axis_detector_mm >= 0):
             raise ValueError(f"axis_detector_mm must be zero or more, not {self.axis_detector_mm}.")
 
@@ -207,7 +207,7 @@ class VectorBeam:
             raise ValueError(f"A vector beam is 'parallel_vec' or 'fanflat_vec', not {self.kind!r}.")
         if table.ndim != 2 or table.shape[1:] != (6,) or not len(table) or not np.isfinite(table).all():
             raise ValueError(f"{self.kind} needs finite vectors of shape (views, 6), not {table.shape}.")
-        _require_positive("bins", self.bins)
+        require_positive("bins", self.bins)
         ray = table[:, :2] if self.kind == "parallel_vec" else table[:, 2:4] - table[:, :2]
         across = np.abs(ray[:, 0] * table[:, 5] - ray[:, 1] * table[:, 4])
         flat = np.flatnonzero(~(across > 1e-9 * np.hypot(*ray.T) * np.hypot(*table[:, 4:].T)))

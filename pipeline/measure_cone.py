@@ -1,7 +1,7 @@
 """Cone-beam CT simulated from a volume in HU: on the native grid, by several rays a detector pixel, and noise."""
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,11 +9,9 @@ import torch
 from data.volume import Volume, spacing_of
 from operators.cone_geometry import ConeBeam, VolumeGrid
 from operators.ct_geometry import view_angles
-from operators.noise import photons_for_relative_noise, poisson_line_integrals
-from pipeline.measure_ct import AIR_HU, Grids, air_outside, check_settings, make_grids, with_model_error
+from pipeline.measure_ct import AIR_HU, Grids, add_noise, air_outside, check_settings, make_grids
 from pipeline.measurement import Measurement
 from pipeline.problem_cone import make_projector
-from pipeline.seeds import generator
 from pipeline.settings import CtMeasureSettings, require_range
 
 # Rays a side of a detector pixel whose mean is the pixel's line integral, for simulation_model "strip".
@@ -34,28 +32,7 @@ def simulate_cone(volume: Volume, settings: CtMeasureSettings, name: str) -> tup
     beam = make_cone_beam(settings, grid)
     grids = air_outside(grids, field_of_view_radius_mm(beam, settings.range_deg))
     clean = cone_integrals(grids, slice_mm, beam, settings)
-    photons = settings.photons
-    if settings.noise_of_largest_ray is not None:
-        photons = float(photons_for_relative_noise(clean, settings.noise_of_largest_ray))
-    noisy, weights = poisson_line_integrals(clean, photons, generator(settings.seed, "ct", "poisson"))
-    weights = with_model_error(weights, noisy, settings.model_error)
-    metadata = {
-        "modality": "ct",
-        "source": "simulate",
-        "units": "HU",
-        "affine": grids.truth_affine.tolist(),
-        "spacing_mm": list(spacing_of(grids.truth_affine)),
-        "shape_zyx": list(grids.truth_hu.shape),
-        "native_shape_zyx": list(volume.array_zyx.shape),
-        "grid": grid.to_dict(),
-        "beam": beam.to_dict(),
-        "model": settings.reconstruction_model,
-        "mu_water_per_mm": settings.mu_water_per_mm,
-        "noise": {"kind": "poisson", "photons": photons, "largest_ray": float(clean.max())},
-        "settings": asdict(settings),
-    }
-    tensors = {"line_integrals": noisy.numpy().astype(np.float32), "weights": weights.numpy().astype(np.float32)}
-    return Measurement(tensors, metadata), grids.truth_hu
+    return add_noise(clean, volume, grids, grid, beam, settings)
 
 
 def make_cone_beam(settings: CtMeasureSettings, grid: VolumeGrid) -> ConeBeam:

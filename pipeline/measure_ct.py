@@ -8,7 +8,7 @@ import torch
 
 from data.errors import InputError
 from data.volume import Volume, spacing_of
-from operators.cone_geometry import ConeGeometry, any_beam_from_dict
+from operators.cone_geometry import ConeBeam, ConeGeometry, VolumeGrid, any_beam_from_dict
 from operators.ct_geometry import Beam, FanBeam, ImageGrid, ParallelBeam, view_angles
 from operators.ct_projector import CtProjector
 from operators.noise import photons_for_relative_noise, poisson_line_integrals
@@ -47,21 +47,35 @@ def simulate_ct(volume: Volume, settings: CtMeasureSettings, name: str) -> tuple
     beam = make_beam(settings, grids.truth_hu.shape[-1], grids.working_pixel_mm)
     grids = air_outside(grids, field_of_view_radius_mm(beam))
     clean = mu_integrals(grids.native_hu, grids.native_pixel_mm, beam, settings, native=True)
+    return add_noise(clean, volume, grids, _grid(grids.truth_hu, grids.working_pixel_mm), beam, settings)
+
+
+def add_noise(
+    clean: torch.Tensor,
+    volume: Volume,
+    grids: Grids,
+    grid: ImageGrid | VolumeGrid,
+    beam: Beam | ConeBeam,
+    settings: CtMeasureSettings,
+) -> tuple[Measurement, np.ndarray]:
+    """(measurement, truth) of noiseless line integrals of any beam: Poisson counts, and what later stages need to know.
+
+    grid is the working grid of the reconstruction.
+    """
     photons = settings.photons
     if settings.noise_of_largest_ray is not None:
         photons = float(photons_for_relative_noise(clean, settings.noise_of_largest_ray))
     noisy, weights = poisson_line_integrals(clean, photons, generator(settings.seed, "ct", "poisson"))
     weights = with_model_error(weights, noisy, settings.model_error)
-    spacing = spacing_of(grids.truth_affine)
     metadata = {
         "modality": "ct",
         "source": "simulate",
         "units": "HU",
         "affine": grids.truth_affine.tolist(),
-        "spacing_mm": list(spacing),
+        "spacing_mm": list(spacing_of(grids.truth_affine)),
         "shape_zyx": list(grids.truth_hu.shape),
         "native_shape_zyx": list(volume.array_zyx.shape),
-        "grid": _grid(grids.truth_hu, grids.working_pixel_mm).to_dict(),
+        "grid": grid.to_dict(),
         "beam": beam.to_dict(),
         "model": settings.reconstruction_model,
         "mu_water_per_mm": settings.mu_water_per_mm,

@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -200,21 +201,28 @@ def test_several_arrays_are_not_guessed_at(tmp_path):
         read_projections(write_notes(tmp_path, FAN_NOTES))
 
 
+@dataclass
 class Payload:
+    """Leaves a file behind when it is unpickled."""
+
+    mark: Path
+
     def __reduce__(self):
-        return (Path.touch, (Path("/tmp/sliceweave-was-here"),))
+        return (Path.touch, (self.mark,))
 
 
 @pytest.mark.hostile("pickle in a .npy of CT projections")
 def test_pickles_are_not_loaded(tmp_path):
-    np.save(tmp_path / "scan.npy", np.array([[Payload()] * 4] * 4, dtype=object), allow_pickle=True)
+    payload = Payload(tmp_path / "sliceweave-was-here")
+    np.save(tmp_path / "scan.npy", np.array([[payload] * 4] * 4, dtype=object), allow_pickle=True)
     assert b"sliceweave-was-here" in (tmp_path / "scan.npy").read_bytes()
     with pytest.raises(InputError, match=r"scan\.npy"):
         read_projections(write_notes(tmp_path, FAN_NOTES))
-    assert not Path("/tmp/sliceweave-was-here").exists()
-    (tmp_path / "scan.npy").write_bytes(pickle.dumps(Payload()))
+    assert not payload.mark.exists()
+    (tmp_path / "scan.npy").write_bytes(pickle.dumps(payload))
     with pytest.raises(InputError, match=r"scan\.npy"):
         read_projections(tmp_path / "geometry.json")
+    assert not payload.mark.exists()
 
 
 @pytest.mark.hostile("deflate bomb in a .mat")
