@@ -28,21 +28,27 @@ UNITS_MM = {"meter": 1000.0, "micron": 0.001}
 
 
 def read_volume(
-    path: str | os.PathLike, dtype=np.float32, closest_ras: bool = False, max_voxels: int = MAX_VOXELS
+    path: str | os.PathLike,
+    dtype=np.float32,
+    closest_ras: bool = False,
+    max_voxels: int = MAX_VOXELS,
+    number: int | None = None,
 ) -> Volume:
-    """Read a 3D NIfTI as a Volume (z y x), axes as stored, or turned to closest RAS.
+    """Read a NIfTI as a Volume (z y x), axes as stored, or turned to closest RAS.
 
     .nii, .nii.gz, or the .hdr of a pair with .img; NIfTI-1 and -2, either byte order. Scale factors are applied. The
     sform places the volume where there is one, else the qform. meta["orientation"] is "unknown" where the header has
     neither; meta["warnings"] lists in words what is odd about the header. Lengths in metres or microns become mm.
+    number: which volume of a 4D file, from 0; a 4D file is refused without.
     Raises InputError: not a NIfTI, not 3D, complex or colour, truncated, no usable affine, larger than max_voxels.
     """
     path = Path(path)
     image = _open(path)
-    shape = _shape_xyz(path, image, max_voxels)
+    shape = _shape_xyz(path, image, max_voxels, number)
     affine, warnings = _place(path, image)
     try:
-        array = np.asarray(image.dataobj, dtype=dtype).reshape(shape)
+        voxels = image.dataobj if number is None else image.dataobj[..., slice(number, number + 1)]
+        array = np.asarray(voxels, dtype=dtype).reshape(shape)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{path} ends too early or is damaged: copy it again from its source.", "truncated") from error
     known = int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0
@@ -79,6 +85,15 @@ def _rounded(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     for z, plane in enumerate(array):
         out[z] = np.clip(np.rint(plane), limits.min, limits.max)
     return out
+
+
+def volumes_in(path: Path) -> int:
+    """Volumes that the header of a 4D file claims; 1 for a 3D one and for what cannot be read. Never raises."""
+    try:
+        shape = _without_ones(_open(path).shape)
+    except (InputError, MemoryError, OSError):
+        return 1
+    return max(int(shape[3]), 1) if len(shape) == 4 else 1
 
 
 def is_pair(header: Path) -> bool:
@@ -127,23 +142,30 @@ def _check_offset(path: Path) -> None:
         raise InputError(f"{path} has its voxels at a place that makes no sense: copy it again.", "undecodable")
 
 
-def _shape_xyz(path: Path, image, max_voxels: int) -> tuple[int, int, int]:
-    shape = image.shape
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) != 3:
+    return shape
+
+
+def _shape_xyz(path: Path, image, max_voxels: int, number: int | None) -> tuple[int, int, int]:
+    """Shape of one volume; the file must be as long as all of them."""
+    shape = _without_ones(image.shape)
+    series = number is not None and len(shape) == 4 and number < shape[3]
+    if len(shape) != 3 and not series:
         many = f" ({shape[3]} volumes)" if len(shape) == 4 else ""
         raise InputError(f"{path} has {len(shape)} dimensions and not 3{many}: give one 3D volume a file.", "not-3d")
     if image.get_data_dtype().kind not in "iuf":
         raise InputError(f"{path} holds colour or complex values: give one real value a voxel.", "not-scalar")
-    voxels = math.prod(int(size) for size in shape)
+    voxels = math.prod(int(size) for size in shape[:3])
     if not 0 < voxels <= min(max_voxels, MAX_VOXELS):
         raise InputError(
             f"{path} claims {voxels} voxels, more than {min(max_voxels, MAX_VOXELS)} or none: cut it up or raise "
             "ingest.max_volume_gb.", "too-large",
         )  # fmt: skip
-    _check_length(path, image, voxels * image.get_data_dtype().itemsize)
-    return shape
+    volumes = int(shape[3]) if series else 1
+    _check_length(path, image, volumes * voxels * image.get_data_dtype().itemsize)
+    return shape[:3]
 
 
 def _check_length(path: Path, image, data_bytes: int) -> None:

@@ -16,7 +16,7 @@ from data.errors import InputError
 from data.kspace import SUFFIXES as KSPACE_SUFFIXES
 from data.kspace import is_kspace, kspace_files, kspace_parts
 from data.metaimage import metaimage_files
-from data.nifti import image_beside, is_pair
+from data.nifti import image_beside, is_pair, volumes_in
 from data.nrrd import nrrd_files
 from data.projections import claims as claims_projections
 from data.projections import projection_files
@@ -51,8 +51,20 @@ def _no_others(_path: Path) -> tuple[Path, ...]:
     return ()
 
 
-def _one_part(_path: Path) -> tuple[str, ...]:
+def _one_part(_path: Path, _policies: Policies) -> tuple[str, ...]:
     return ("",)
+
+
+def _kspace_parts(path: Path, _policies: Policies) -> tuple[str, ...]:
+    return kspace_parts(path)
+
+
+def _nifti_parts(path: Path, policies: Policies) -> tuple[str, ...]:
+    """One part a volume of a 4D file, counted from 1, where the policies split what is measured so often."""
+    count = volumes_in(path)
+    if policies.on_repeat != "split" or not 1 < count <= policies.max_repeats:
+        return ("",)
+    return tuple(f"v{number:0{len(str(count))}d}" for number in range(1, count + 1))
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,7 @@ class Form:
 
     suffixes: lower case. claims: a cheap look at that file, which never raises, where the name is not enough. beside:
     paths of further files that belong to the series if they are there; they make no series of their own. parts: names
-    of the series in that file, ("",) for one; never raises.
+    of the series in that file under the policies, ("",) for one; never raises.
     """
 
     kind: str
@@ -69,18 +81,18 @@ class Form:
     suffixes: tuple[str, ...]
     claims: Callable[[Path], bool] = _any_content
     beside: Callable[[Path], tuple[Path, ...]] = _no_others
-    parts: Callable[[Path], tuple[str, ...]] = _one_part
+    parts: Callable[[Path, Policies], tuple[str, ...]] = _one_part
 
 
 FILES_WORTH_A_BAR = 500
 # The first form that claims a file has it. pipeline.ingest.TAKERS has one function for each kind.
 FORMS = (
-    Form("nifti", "", (".nii.gz", ".nii")),
-    Form("nifti", "", (".hdr",), claims=is_pair, beside=image_beside),
+    Form("nifti", "", (".nii.gz", ".nii"), parts=_nifti_parts),
+    Form("nifti", "", (".hdr",), is_pair, image_beside, _nifti_parts),
     Form("nrrd", "", (".nrrd", ".nhdr"), beside=nrrd_files),
     Form("metaimage", "", (".mha", ".mhd"), beside=metaimage_files),
     Form("projections", "ct", (".json", ".mat"), claims_projections, projection_files),
-    Form("kspace", "mr", KSPACE_SUFFIXES, is_kspace, kspace_files, kspace_parts),
+    Form("kspace", "mr", KSPACE_SUFFIXES, is_kspace, kspace_files, _kspace_parts),
 )
 
 
@@ -94,7 +106,8 @@ def find_series(study: Path, policies: Policies | None = None) -> list[Finding]:
     frames: list[Frame] = []
     others: list[OtherObject] = []
     paths = list(_files(study))
-    findings, claimed = _formed(study, paths)
+    policies = policies or Policies()
+    findings, claimed = _formed(study, paths, policies)
     rest = [path for path in paths if path not in claimed]
     for path in tqdm(rest, desc="headers", unit="file", mininterval=1, disable=len(rest) < FILES_WORTH_A_BAR):
         name = path.relative_to(study).as_posix()
@@ -118,7 +131,7 @@ def _look_at(path: Path, frames: list[Frame], others: list[OtherObject]) -> None
         raise InputError(f"{path} is empty or not DICOM: copy it again or remove it.", "undecodable")
 
 
-def _formed(study: Path, paths: list[Path]) -> tuple[list[Finding], set[Path]]:
+def _formed(study: Path, paths: list[Path], policies: Policies) -> tuple[list[Finding], set[Path]]:
     """(the series that FORMS know, all files of theirs)."""
     there = set(paths)
     heads = [(path, form) for path in paths if (form := _form_of(path)) is not None]
@@ -131,7 +144,7 @@ def _formed(study: Path, paths: list[Path]) -> tuple[list[Finding], set[Path]]:
         name = path.relative_to(study).as_posix()
         suffix = next(suffix for suffix in form.suffixes if name.lower().endswith(suffix))
         stem, files = name[: -len(suffix)], (path, *beside[path])
-        for part in form.parts(path):
+        for part in form.parts(path, policies):
             findings.append(
                 Finding(f"{stem}-{part}" if part else stem, form.modality, form.kind, files, part=part)
             )
@@ -164,7 +177,7 @@ def _regular_inside(path: Path, home: Path) -> bool:
         return False
 
 
-def _volumes(frames: list[Frame], policies: Policies | None) -> Iterator[Finding]:
+def _volumes(frames: list[Frame], policies: Policies) -> Iterator[Finding]:
     for group in group_frames(frames, policies):
         error = None
         try:

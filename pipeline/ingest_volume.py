@@ -8,6 +8,7 @@ planes, where files has a null, all planes that the volume was made from, in the
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import numpy as np
 
 from data.dicom_frames import Frame
 from data.dicom_series import build_stack
-from data.dicom_stack import Stack
+from data.dicom_stack import Policies, Stack, error
 from data.dicom_volume import read_stack
+from data.errors import InputError
 from data.metaimage import read_metaimage
-from data.nifti import read_volume, write_volume
+from data.nifti import read_volume, volumes_in, write_volume
 from data.nrrd import read_nrrd
 from data.study import Finding
 from data.volume import Volume, slab, slice_direction, sliced
@@ -56,8 +58,18 @@ def take_dicom(finding: Finding, folder: Path, settings: IngestSettings) -> dict
 
 
 def take_nifti(finding: Finding, folder: Path, settings: IngestSettings) -> dict[str, Any]:
-    """Write FOLDER and return the manifest's fields. Raises InputError as the reader does."""
-    return _take_file(finding, folder, settings, read_volume)
+    """Write FOLDER and return the manifest's fields. Raises InputError as the reader does.
+
+    Of a 4D file, the volume that finding.part names; without one, "repeat" or "time-series" as for DICOM.
+    """
+    count = volumes_in(finding.files[0])
+    if count == 1:
+        return _take_file(finding, folder, settings, read_volume)
+    if not finding.part:
+        raise _many_volumes(count, settings.policies)
+    number = int(finding.part.removeprefix("v"))
+    row = _take_file(finding, folder, settings, partial(read_volume, number=number - 1))
+    return row | {"warnings": [f"volume {number} of the {count} in the file", *row["warnings"]]}
 
 
 def take_nrrd(finding: Finding, folder: Path, settings: IngestSettings) -> dict[str, Any]:
@@ -68,6 +80,12 @@ def take_nrrd(finding: Finding, folder: Path, settings: IngestSettings) -> dict[
 def take_metaimage(finding: Finding, folder: Path, settings: IngestSettings) -> dict[str, Any]:
     """Write FOLDER and return the manifest's fields. Raises InputError as the reader does."""
     return _take_file(finding, folder, settings, read_metaimage)
+
+
+def _many_volumes(count: int, policies: Policies) -> InputError:
+    if policies.on_repeat == "fail":
+        return error("repeat", f"{count} volumes in a file")
+    return error("time-series", f"{count} volumes in a file; ingest.max_repeats is {policies.max_repeats}")
 
 
 def _take_file(
