@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.targets import TARGETS, join, run, split
+from tests.fuzz.seeds import join, split
+from tests.fuzz.targets import TARGETS, run
 
 FINDINGS = sorted((Path(__file__).parent / "findings").iterdir())
 EXAMPLES = 12
@@ -81,4 +82,22 @@ def test_the_fuzzer_runs_and_counts(tmp_path):
     assert done.returncode == 0, done.stdout
     assert figures["executions"] > 20
     assert figures["findings"] == {}
-    assert len(list((tmp_path / "xml" / "0" / "corpus").iterdir())) > 2
+    assert len(list((tmp_path / "xml" / "corpus").iterdir())) > 2
+
+
+def test_what_the_child_contains_is_no_finding_and_the_child_goes_on(tmp_path):
+    code = (
+        "import json, sys; from pathlib import Path; from tests.fuzz.run import Session; from tests.fuzz import seeds\n"
+        "session = Session('mat', 1e9, Path(sys.argv[2]))\n"
+        "for data in (seeds.mat_seeds()[0], Path(sys.argv[1]).read_bytes(), b'no .mat', seeds.mat_seeds()[1]):\n"
+        "    session.one(data)\n"
+        "print(json.dumps([session.ends, session.findings, session.child.seconds() > 0])); session.child.end()"
+    )
+    crash = Path(__file__).parent / "findings" / "mat-scipy-crashes"
+    command = [sys.executable, "-c", code, str(crash), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    ends, findings, used = json.loads(done.stdout)
+    assert ends == {"taken": 2, "contained": 1, "left out": 1}, done.stderr
+    assert findings == {}
+    assert used
+    assert not (tmp_path / "guiding").exists()
