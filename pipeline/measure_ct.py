@@ -1,7 +1,7 @@
 """CT simulated from a volume in HU: on a finer grid or with another projector than the reconstruction's, and noise."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from operators.noise import photons_for_relative_noise, poisson_line_integrals
 from pipeline.measurement import Measurement
 from pipeline.seeds import generator
 from pipeline.settings import CtMeasureSettings, require_choice, require_range
+from pipeline.square_pixels import with_square_pixels
 
 AIR_HU = -1000.0
 SLICES_AT_ONCE = 64
@@ -25,12 +26,13 @@ CONE_MODELS = {"simulation_model": ("strip", "linear"), "reconstruction_model": 
 
 @dataclass(frozen=True)
 class Grids:
-    """The native volume made square, and the working grid; both in HU, arrays (z y x)."""
+    """The native volume made square, and the working grid; both in HU, arrays (z y x). said: what was done to it."""
 
     native_hu: np.ndarray
     native_pixel_mm: float
     truth_hu: np.ndarray
     truth_affine: np.ndarray
+    said: tuple[str, ...] = ()
 
     @property
     def working_pixel_mm(self) -> float:
@@ -82,6 +84,7 @@ def add_noise(
         "noise": {"kind": "poisson", "photons": photons, "largest_ray": float(clean.max())},
         "settings": asdict(settings),
     }
+    metadata |= {"preparation": list(grids.said)} if grids.said else {}
     tensors = {"line_integrals": noisy.numpy().astype(np.float32), "weights": weights.numpy().astype(np.float32)}
     return Measurement(tensors, metadata), grids.truth_hu
 
@@ -198,9 +201,9 @@ def check_settings(settings: CtMeasureSettings) -> None:
 
 
 def make_grids(volume: Volume, settings: CtMeasureSettings, name: str) -> Grids:
-    _, row_mm, column_mm = volume.spacing_mm
-    if abs(row_mm - column_mm) > 1e-3 * column_mm:
-        raise InputError(f"{name}: pixels of {row_mm:.4g} by {column_mm:.4g} mm are not square; resample the volume.")
+    """The grids of a volume (z y x) in HU. Raises InputError for pixels far from square, and for the native matrix as
+    working matrix with one projector for both."""
+    volume, said = with_square_pixels(volume, name)
     slices, rows, columns = volume.array_zyx.shape
     side = max(rows, columns)
     top, left = (side - rows) // 2, (side - columns) // 2
@@ -214,7 +217,7 @@ def make_grids(volume: Volume, settings: CtMeasureSettings, name: str) -> Grids:
         )
     truth = native if matrix == side else area_average(native, (matrix, matrix))
     affine = regrid_affine(volume.affine, (side / matrix, side / matrix), (-top, -left))
-    return Grids(native, column_mm, truth, affine)
+    return Grids(native, volume.spacing_mm[2], truth, affine, (said,) if said else ())
 
 
 def _same_projector(settings: CtMeasureSettings) -> bool:
@@ -231,8 +234,8 @@ def air_outside(grids: Grids, radius: float) -> Grids:
         outside = np.hypot(centres[:, None], centres[None]) > radius
         return np.where(outside, np.float32(AIR_HU), array) if outside.any() else array
 
-    truth = masked(grids.truth_hu, grids.working_pixel_mm)
-    return Grids(masked(grids.native_hu, grids.native_pixel_mm), grids.native_pixel_mm, truth, grids.truth_affine)
+    native = masked(grids.native_hu, grids.native_pixel_mm)
+    return replace(grids, native_hu=native, truth_hu=masked(grids.truth_hu, grids.working_pixel_mm))
 
 
 def with_model_error(weights: torch.Tensor, noisy: torch.Tensor, fraction: float) -> torch.Tensor:
