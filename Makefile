@@ -1,5 +1,6 @@
 # make demo    sets up .venv once and reconstructs the demo studies; ends by naming the page to open
-# make test    sets up the same way with what the tests need, then runs checks and tests
+# make test    sets up the same way with what the tests need, then runs checks and tests; as root on Debian and Ubuntu it
+#              also installs the programs that tests compare with (.ci/install-tools), elsewhere their tests are skipped
 # make bench   benchmarks ours against DDS and the classical methods on volumes that you name: make bench CT=... MR=...
 # make clean   removes results and caches, keeps .venv
 
@@ -10,20 +11,23 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime-ready
 DEV := $(VENV)/.dev-ready
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check tools bench clean
 .DELETE_ON_ERROR:
 
 demo: $(RUNTIME)
 	$(BIN)/snakemake --cores $(CORES) --configfile configs/demo.yaml
 	@echo "Open file://$(CURDIR)/results/index.html"
 
-test: check
+test: check tools
 	$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/snakefmt --check Snakefile benchmarks/Snakefile pipeline/rules
 	$(BIN)/snakemake --lint
+
+tools:
+	@.ci/install-tools
 
 $(RUNTIME): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make demo PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
