@@ -146,21 +146,29 @@ def _hostile(rows: Rows) -> str:
 
 
 def _fuzz(rows: Rows) -> str:
+    ends = ("taken", "refused", "contained", "left out")
     table = _table(
-        ("target", "inputs", "MB", "processor s", "taken", "refused", "left out", "findings"),
+        ("target", "inputs", "MB", "processor s", *ends, "findings"),
         (
-            (row["target"], row["executions"], f"{row['bytes'] / 1e6:.1f}", f"{row['seconds']:.0f}",
-             *(row["ends"].get(end, 0) for end in ("taken", "refused", "left out")), _findings(row))
-            for row in rows
+            (row["target"], row["executions"], _megabytes(row["bytes"]), f"{row['seconds']:.0f}",
+             *(row["ends"].get(end, 0) for end in ends), _findings(row))
+            for row in sorted(rows, key=lambda row: row["target"])
         ),
     )  # fmt: skip
-    total = sum(row["executions"] for row in rows), sum(row["bytes"] for row in rows) / 1e6
+    total = sum(row["executions"] for row in rows), sum(row["bytes"] for row in rows)
     regressions = sum(1 for path in FINDINGS.iterdir() if path.is_file())
     return (
-        f"## Fuzzing\n\nCoverage-guided (atheris), {len(rows)} targets, {total[0]} inputs, {total[1]:.1f} MB. An input "
-        "is taken, refused with an `InputError`, or left\nout with a reason; anything else is a finding. "
-        f"{regressions} earlier findings are fixed and kept as tests in `tests/fuzz/findings`.\n\n{table}"
+        f"## Fuzzing\n\nCoverage-guided (atheris), {len(rows)} targets, {total[0]} inputs, {_megabytes(total[1])} MB. "
+        "An input is taken, refused with an `InputError`, or\nleft out with a reason; anything else is a finding. "
+        "Contained: the library in C that reads the file crashed, took more than a\nsecond (in use: ten) or too much "
+        f"memory in the child process that reads it, which is one sentence in use. {regressions} earlier\nfindings are "
+        f"fixed or contained, and kept as tests in `tests/fuzz/findings`.\n\n{table}"
     )
+
+
+def _megabytes(size: int) -> str:
+    """Three digits, as few files are whole megabytes."""
+    return f"{size / 1e6:.3g}" if size < 1e8 else f"{size / 1e6:.0f}"
 
 
 def _findings(row: dict[str, Any]) -> str:

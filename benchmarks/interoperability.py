@@ -1,7 +1,7 @@
 """docs/results/interoperability.md: formats and peers, faults, hostile input, fuzzing, indexing and export.
 
     python -m benchmarks.interoperability                       # everything
-    python -m benchmarks.interoperability --only fuzz --fuzz-seconds 120
+    python -m benchmarks.interoperability --only fuzz --fuzz-seconds 120 --fuzz-target dicom
 
 Runs the tests that carry the markers interop, fault and hostile (the minutes-long ones too), the fuzz targets, and
 times the indexing of a folder and the export of a study; each part's figures are kept in --store, and the page is made
@@ -40,11 +40,16 @@ def run_marked(marker: str, store: Path, quick: bool) -> list[dict[str, Any]]:
     return [row for row in read if row["marker"] == marker]
 
 
-def run_fuzz(store: Path, seconds: float) -> list[dict[str, Any]]:
-    """Figures of every target; what is found is kept below STORE."""
+def run_fuzz(store: Path, seconds: float, targets: Sequence[str]) -> list[dict[str, Any]]:
+    """Figures of every target: of those named, or of all, anew; what is found is kept below STORE."""
+    kept = store / "fuzz.json"
+    known = json.loads(kept.read_text(encoding="utf-8"))["figures"] if targets and kept.is_file() else []
     command = [sys.executable, "-m", "tests.fuzz.run", "--seconds", str(seconds), "--out", str(store / "fuzz")]
+    command += [word for name in targets for word in ("--target", name)]
     done = subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    new = {row["target"] for row in rows}
+    return [row for row in known if row["target"] not in new] + rows
 
 
 def run_indexing() -> dict[str, Any]:
@@ -63,12 +68,12 @@ def _json_line(command: list[str]) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def run_part(part: str, store: Path, fuzz_seconds: float, quick: bool) -> None:
+def run_part(part: str, store: Path, fuzz_seconds: float, quick: bool, fuzz_targets: Sequence[str] = ()) -> None:
     """Run one part and keep its figures as STORE/PART.json, with the machine and the peers' versions."""
     if part in MARKED:
         figures: Any = run_marked(part, store, quick)
     elif part == "fuzz":
-        figures = run_fuzz(store, fuzz_seconds)
+        figures = run_fuzz(store, fuzz_seconds, fuzz_targets)
     else:
         figures = {"indexing": run_indexing, "export": run_export}[part]()
     kept = {"figures": figures, "machine": machine(), "peers": peers()}
@@ -86,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     only = (*PARTS, "page")
     parser.add_argument("--only", action="append", choices=only, help="this part alone, or nothing but the page")
     parser.add_argument("--fuzz-seconds", type=float, default=60.0, help="processor seconds for each fuzz target")
+    parser.add_argument("--fuzz-target", action="append", default=[], help="with --only fuzz: these alone anew")
     parser.add_argument("--quick", action="store_true", help="without the tests that take minutes each")
     parser.add_argument("--store", type=Path, default=ROOT / "runs" / "interoperability", help="figures of the parts")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "interoperability.md")
@@ -93,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     store = arguments.store.resolve()
     store.mkdir(parents=True, exist_ok=True)
     for part in (part for part in arguments.only or PARTS if part != "page"):
-        run_part(part, store, arguments.fuzz_seconds, arguments.quick)
+        run_part(part, store, arguments.fuzz_seconds, arguments.quick, arguments.fuzz_target)
     kept = {
         part: json.loads((store / f"{part}.json").read_text(encoding="utf-8"))
         for part in PARTS
