@@ -88,6 +88,7 @@ def render_page(series: ReportSeries, max_mb: float, montage_jpeg: bytes | None)
             charts=report_uncertainty.charts(series),
             plot=report_uncertainty.PLOT,
             roles={image.role for image in series.images},
+            guarantee=report_page.guarantee(series),
             montage=_data_uri(montage_jpeg) if montage_jpeg else "",
             shrunk=report_page.shrunk_sentence(series, packed),
             rounding=report_page.rounding_sentence(series),

@@ -12,6 +12,8 @@ from pipeline.report_volumes import block_mean, next_factor, pack, quantisation_
 CT_STEP_HU = 2.0
 # In percent.
 MAP_STEPS = {"share": 1.0, "flag": 1.0}
+# Ends of intervals, which travel as distances from the shown reconstruction.
+ENDS = ("lower", "upper", "calibrated")
 SPREAD_LEVELS = 150
 # Template, figures' picture and provenance; the picture itself and NiiVue are counted by the caller.
 OVERHEAD_MB = 0.4
@@ -42,7 +44,7 @@ def step_of(series: ReportSeries, role: str) -> float:
     if role in MAP_STEPS:
         return MAP_STEPS[role]
     image_step, spread_step = steps(series)
-    return spread_step if role in ("std", "lower", "upper") else image_step
+    return spread_step if role in ("std", *ENDS) else image_step
 
 
 def interval_factor(series: ReportSeries, spread_step: float) -> float | None:
@@ -104,7 +106,7 @@ def _travels(image: Image, series: ReportSeries, samples: int, factor_of_std: fl
 
 
 def _values(series: ReportSeries, image: Image) -> np.ndarray:
-    if image.role in ("lower", "upper"):
+    if image.role in ENDS:
         return np.abs(image.array_zyx - series.get(series.shown).array_zyx)
     return image.array_zyx
 
@@ -118,6 +120,6 @@ def _estimate(series: ReportSeries, image: Image, factor: tuple[int, int, int], 
         starts = np.linspace(0, slices - factor[0], PROBED_SLICES).astype(int)
         probed = np.concatenate([np.arange(start, start + factor[0]) for start in starts])
     values = np.asarray(image.array_zyx[probed])
-    if image.role in ("lower", "upper"):
+    if image.role in ENDS:
         values = np.abs(values - series.get(series.shown).array_zyx[probed])
     return len(pack(block_mean(values, factor), step[image.role])) * slices / len(values)

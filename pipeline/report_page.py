@@ -132,6 +132,7 @@ def viewer_data(series: ReportSeries, packed: Packed) -> dict[str, Any]:
         "truth_name": series.truth_name,
         "interval": series.interval,
         "interval_factor": packed.interval_factor,
+        "calibrated": bool(guarantee(series)),
         "std_ranks": std_ranks(series),
         "drawn": series.drawn,
         "windows": [vars(window) for window in windows(series)],
@@ -141,6 +142,11 @@ def viewer_data(series: ReportSeries, packed: Packed) -> dict[str, Any]:
         "render_3d": shows_3d(series),
         "panels": opening_panels(series),
     }
+
+
+def guarantee(series: ReportSeries) -> str:
+    """What the calibrated interval of the read-out promises, in one sentence; empty where the page has none."""
+    return str(series.conformal.get("sentence", "")) if series.by_role("calibrated") else ""
 
 
 def ranges(series: ReportSeries) -> dict[str, float]:

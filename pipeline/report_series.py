@@ -22,9 +22,10 @@ from pipeline.report_samples import open_samples
 class Image:
     """One volume (z y x) in physical units.
 
-    role: truth | baseline | reconstruction | sample | std | lower | upper | share (percent of the detail that the data
-    did not measure) | flag (percent by which the details are uncertain). `key` is unique in the series and, for roles
-    with figures of merit, the `method` of metrics.tsv.
+    role: truth | baseline | reconstruction | sample | std | lower | upper | calibrated (upper end of the conformal
+    interval, which lies evenly about the mean) | share (percent of the detail that the data did not measure) | flag
+    (percent by which the details are uncertain). `key` is unique in the series and, for roles with figures of merit,
+    the `method` of metrics.tsv.
     """
 
     key: str
@@ -201,6 +202,7 @@ def _volumes(folder: Path, solvers: list[str], baselines: list[str]) -> Iterator
         ]
         if place == 0:
             files += [(f"{solver}_{end}", end, path) for end in ("lower", "upper") for path in summary.glob(f"{end}*")]
+            files += [(f"{solver}_calibrated", "calibrated", path) for path in summary.glob("conformal_upper*.nii.gz")]
             files += [
                 (f"{solver}_share", "share", summary / "support.nii.gz"),
                 (f"{solver}_flag", "flag", summary / "flag.nii.gz"),

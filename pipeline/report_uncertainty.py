@@ -79,7 +79,7 @@ def light(value: float, limits: tuple[tuple[float, float], tuple[float, float]])
 def verdicts(series: ReportSeries | Evidence) -> list[Verdict]:
     """Checks without truth first, then those with truth, then what a calibration cohort promises."""
     found = [_alarm(series.alarm), _residual(series.checks), _heldout(series.checks), _priors(series.checks)]
-    found += [_coverage(series.curves), _blocks(series.curves)]
+    found += [_coverage(series.curves, bool(series.conformal)), _blocks(series.curves)]
     if sentence := series.conformal.get("sentence"):
         found.append(Verdict(GOOD, "Calibrated interval", str(sentence)))
     return [verdict for verdict in found if verdict]
@@ -157,16 +157,18 @@ def _priors(checks: dict[str, Any]) -> Verdict | None:
     return Verdict(state, "Dependence on the prior", text)
 
 
-def _coverage(curves: dict[str, Any]) -> Verdict | None:
+def _coverage(curves: dict[str, Any], calibrated: bool) -> Verdict | None:
+    """Of the samples' intervals, not of those that a calibration made."""
     cover = _number(curves.get("coverage", {}).get("0.9"))
     if cover is None:
         return None
     state = light(cover, COVERAGE_LIMITS)
+    whose = "the samples' own" if calibrated else "their"
     meaning = "as stated" if state == GOOD else "too few" if cover < 0.9 else "more than stated: the intervals are wide"
     return Verdict(
         state,
         "Intervals against the truth",
-        f"{100 * cover:.1f} % of the voxels lie in their 90 % interval, {meaning}.",
+        f"{100 * cover:.1f} % of the voxels lie in {whose} 90 % interval, {meaning}.",
     )
 
 

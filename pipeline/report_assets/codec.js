@@ -4,6 +4,8 @@ const $ = (selector, root = document) => root.querySelector(selector);
 
 // Roles of volumes that have a colour map and a range of their own and can lie over an image.
 const MAP_ROLES = ["std", "share", "flag"];
+// Ends of intervals, as distances from the shown reconstruction.
+const END_ROLES = ["lower", "upper", "calibrated"];
 const IMAGE_ROLES = ["reconstruction", "sample", "baseline", "truth"];
 const DIFFERENCES_KEPT = 3;
 

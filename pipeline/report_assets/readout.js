@@ -21,22 +21,34 @@ function valuesAt(app) {
     std: store.value(app.std, at), share: store.value(store.byRole("share")[0], at), flag: store.value(store.byRole("flag")[0], at),
     shown: store.value(app.shown, at),
   };
-  return { ...found, interval: intervalOf(app, found, at) };
+  const own = ownInterval(app, found, at);
+  return data.calibrated ? { ...found, interval: calibratedInterval(app, found, at), own } : { ...found, interval: own, own: null };
 }
 
-// [low, high] of the shown reconstruction, or null.
-function intervalOf(app, { shown, std }, at) {
-  if (shown === null) return null;
+// [shown - below, shown + above], or null where one of them is not known yet; magnitudes are not negative.
+function around(app, shown, below, above) {
+  if ([shown, below, above].includes(null)) return null;
+  return [app.data.modality === "mr" ? Math.max(0, shown - below) : shown - below, shown + above];
+}
+
+// The interval that the samples alone give.
+function ownInterval(app, { shown, std }, at) {
   const { store, data } = app;
   const [lower, upper] = ["lower", "upper"].map((role) => store.value(store.byRole(role)[0], at));
+  if (lower !== null && upper !== null) return around(app, shown, lower, upper);
   const half = data.interval_factor !== null && std !== null ? data.interval_factor * std : null;
-  const ends = lower !== null && upper !== null ? [shown - lower, shown + upper] : half === null ? null : [shown - half, shown + half];
-  if (!ends) return null;
-  return data.modality === "mr" ? [Math.max(0, ends[0]), ends[1]] : ends;
+  return around(app, shown, half, half);
+}
+
+// The interval that patients with a known truth say is wide enough.
+function calibratedInterval(app, { shown }, at) {
+  const half = app.store.value(app.store.byRole("calibrated")[0], at);
+  return around(app, shown, half, half);
 }
 
 // Who decides at the crosshair, and how sure the samples are.
 function sentences(app, { share, std, interval, truth }) {
+  const which = app.data.calibrated ? "calibrated interval" : "interval";
   const parts = [];
   if (share !== null) {
     const percent = `${Math.round(share)} % of the detail is the prior's`;
@@ -52,7 +64,7 @@ function sentences(app, { share, std, interval, truth }) {
   if (truth !== null && interval) {
     const inside = truth >= interval[0] && truth <= interval[1];
     const name = `The ${app.data.truth_name.toLowerCase()}`;
-    parts.push([inside ? "data" : "prior", inside ? `${name} lies in the interval ✓` : `${name} lies outside the interval ✗`, ""]);
+    parts.push([inside ? "data" : "prior", inside ? `${name} lies in the ${which} ✓` : `${name} lies outside the ${which} ✗`, ""]);
   }
   return parts;
 }
@@ -79,10 +91,11 @@ function svg(name, attributes, ...children) {
 
 const titled = (words) => svg("title", {}, words);
 
-// The interval as a bar, samples as dots, baselines as strokes, the truth as a diamond, on one axis.
-function plotInterval(app, { interval, shown, truth, baselines, samples }) {
+// The interval as a bar, the samples' own as a bracket where the bar is calibrated, samples as dots, baselines as strokes,
+// the truth as a diamond, on one axis.
+function plotInterval(app, { interval, own, shown, truth, baselines, samples }) {
   const known = (rows) => rows.filter(({ value }) => value !== null);
-  const values = [...interval, ...[...known(baselines), ...known(samples)].map(({ value }) => value), ...(truth === null ? [] : [truth])];
+  const values = [...interval, ...(own ?? []), ...[...known(baselines), ...known(samples)].map(({ value }) => value), ...(truth === null ? [] : [truth])];
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const pad = 0.04 * (high - low) || 1;
   const x = (value) => 8 + ((value - low + pad) / (high - low + 2 * pad)) * (PLOT_WIDTH - 16);
@@ -90,6 +103,10 @@ function plotInterval(app, { interval, shown, truth, baselines, samples }) {
   const root = svg("svg", { viewBox: `0 0 ${PLOT_WIDTH} 34`, role: "img", "aria-label": "Interval, samples, baselines and truth on one axis" });
   root.append(svg("path", { class: "axis", d: `M4 17H${PLOT_WIDTH - 4}` }));
   root.append(svg("rect", { class: "interval", x: x(interval[0]), y: 9, width: Math.max(1, x(interval[1]) - x(interval[0])), height: 16, rx: 3 }));
+  if (own) {
+    const words = `the samples' own interval: ${app.show(own[0])} to ${app.show(own[1])} ${unit}`;
+    root.append(svg("path", { class: "own", d: `M${x(own[0])} 11v12m0 -6H${x(own[1])}m0 -6v12` }, titled(words)));
+  }
   for (const { source, value } of known(baselines)) {
     root.append(svg("path", { class: "baseline", d: `M${x(value)} 5V29` }, titled(`${source.label}: ${app.show(value)} ${unit}`)));
   }
@@ -118,7 +135,7 @@ function readout(app) {
   box.hidden = !found.interval;
   if (!found.interval) return;
   const [low, high] = found.interval;
-  $("#interval-name").textContent = `${Math.round(100 * (app.data.interval ?? 0.9))} % interval`;
+  $("#interval-name").textContent = `${app.data.calibrated ? "Calibrated " : ""}${Math.round(100 * (app.data.interval ?? 0.9))} % interval`;
   $("#interval-text").textContent = `${app.show(low)} to ${app.show(high)} ${app.data.unit}`;
   $("#interval-plot").replaceChildren(plotInterval(app, found));
 }

@@ -18,7 +18,7 @@ async function start() {
   await new Promise(requestAnimationFrame);
   performance.mark("ready");
   if (document.documentElement.dataset.status !== "error") document.documentElement.dataset.status = "ready";
-  for (const source of app.store.byRole(...IMAGE_ROLES, ...MAP_ROLES, "lower", "upper")) {
+  for (const source of app.store.byRole(...IMAGE_ROLES, ...MAP_ROLES, ...END_ROLES)) {
     await app.guard(app.store.load(source));
     await new Promise((done) => setTimeout(done));
   }
