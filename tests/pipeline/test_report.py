@@ -2,12 +2,9 @@
 
 import hashlib
 import json
-import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -16,51 +13,25 @@ from PIL import Image
 
 from data.nifti import write_volume
 from pipeline import (
-    figures,
-    report_budget,
     report_metrics,
     report_page,
     report_provenance,
     report_uncertainty,
-    report_volumes,
 )
 from pipeline.measurement import write_tensors
-from pipeline.report import ASSETS, main
+from pipeline.report import ASSETS
 from pipeline.report_provenance import flatten
 from pipeline.report_series import load_series
+from tests.pipeline.page_elements import HOSTILE, Elements, write_manifest
 from tests.pipeline.report_series_builder import (
     AFFINE,
     LABELS,
     SAMPLES,
     SHAPE_ZYX,
-    SUPPORT,
     make_results,
     make_series,
     run_page,
 )
-
-HOSTILE = "</script><img src=x onerror=alert(1)>\"'&"
-
-
-class Elements(HTMLParser):
-    """Start tags with their attributes, and the text outside scripts and styles."""
-
-    def __init__(self, html: str):
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict]] = []
-        self.text = ""
-        self._skip = 0
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self._skip += tag in ("script", "style")
-
-    def handle_endtag(self, tag):
-        self._skip -= tag in ("script", "style")
-
-    def handle_data(self, data):
-        self.text += "" if self._skip else data
 
 
 @pytest.fixture(scope="module")
@@ -140,34 +111,6 @@ def test_held_out_data_are_judged_in_plain_words(tmp_path, heldout, light, words
     assert words in verdict.sentence
 
 
-def test_charts_put_values_where_their_axes_say(tmp_path):
-    make_series(tmp_path / "n")
-    coverage, calibration, blocks = report_uncertainty.charts(load_series(tmp_path / "n", LABELS))
-    ticks = {text: place for place, text in coverage.y_ticks}
-    x, y, text = coverage.dots[2]
-    assert text == "90 % interval: 91.0 % of voxels"
-    places = {text: place for place, text in coverage.x_ticks}
-    assert (x - places["80 %"]) / (places["95 %"] - places["80 %"]) == pytest.approx(2 / 3)
-    assert (ticks["0 %"] - y) / (ticks["0 %"] - ticks["100 %"]) == pytest.approx(0.91)
-    # Where the prediction is right the dot lies on the dashed line; here it is above, then below.
-    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in calibration.lines[0][1].split())
-    above = [y < y0 + (x - x0) / (x1 - x0) * (y1 - y0) for x, y, _ in calibration.dots]
-    assert above == [True, True, False]
-    assert [text for _, text in blocks.x_ticks] == ["1", "2", "4", "8"]
-    assert len(blocks.dots) == 4 * 3
-
-
-def test_maps_are_bright_where_doubt_is_due_and_keep_their_values(tmp_path):
-    volumes = make_series(tmp_path / "n")
-    series = load_series(tmp_path / "n", LABELS)
-    np.testing.assert_allclose(series.get("pam_share").array_zyx, 100 * (1 - SUPPORT), rtol=1e-5)
-    packed = report_budget.pack_volumes(series, 40)
-    step = report_budget.step_of(series, "flag")
-    shown = report_volumes.unpack(packed.texts["pam_flag"], SHAPE_ZYX, step)
-    assert np.abs(shown - 100 * volumes["pam_flag"]).max() <= 0.51 * step
-    assert report_page.viewer_data(series, packed)["ranges"]["flag"] == 80
-
-
 def test_a_page_without_the_support_stage_is_a_page(tmp_path):
     make_series(tmp_path / "n")
     for name in ("support.nii.gz", "flag.nii.gz", "checks.json", "../../uncertainty_curves.json"):
@@ -205,16 +148,6 @@ def test_nothing_of_a_patient_or_a_user_reaches_the_page(tmp_path):
 def test_flatten_names_nested_values_and_counts_long_lists():
     rows = dict(flatten({"a": {"b": 1.5, "c": [1, 2]}, "long": list(range(30)), "rows": [{"x": 1}], "none": None}))
     assert rows == {"a.b": "1.5", "a.c": "1, 2", "long": "30 entries", "rows": "1 entries"}
-
-
-def test_rank_of_std_is_among_the_body(tmp_path):
-    make_series(tmp_path / "n")
-    series = load_series(tmp_path / "n", LABELS)
-    spread = replace(series.std, array_zyx=series.get("pam_mean").array_zyx + 1000)
-    changed = replace(series, images=tuple(spread if image is series.std else image for image in series.images))
-    body = spread.array_zyx[series.get("pam_mean").array_zyx > report_page.BODY_HU]
-    assert report_page.std_ranks(changed)[9] == pytest.approx(np.median(body))
-    assert len(report_page.std_ranks(changed)) == 19
 
 
 @pytest.mark.parametrize(
@@ -267,15 +200,6 @@ def test_without_truth_there_is_no_error_view(tmp_path):
     assert "image minus truth" not in text
 
 
-def test_colour_bar_of_differences_fits_them_with_and_without_a_truth(tmp_path):
-    make_series(tmp_path / "n")
-    series = load_series(tmp_path / "n", LABELS)
-    # The builder's mean is 6 above the truth and 22 above the best baseline.
-    assert report_page.error_range(series) == 6
-    without = replace(series, images=tuple(image for image in series.images if image.role != "truth"))
-    assert report_page.error_range(without) == 25
-
-
 def test_measured_data_are_compared_with_a_reference_and_never_with_a_truth(tmp_path):
     make_series(tmp_path / "s/n")
     header = {"modality": "ct", "affine": AFFINE.tolist(), "source": "measured", "units": "HU relative to something"}
@@ -294,28 +218,6 @@ def test_measured_data_are_compared_with_a_reference_and_never_with_a_truth(tmp_
     assert "Doe_Jane" not in html
 
 
-def contrast(one: str, other: str) -> float:
-    """WCAG 2.2's contrast ratio of two colours #rrggbb."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    high, low = sorted((luminance(one), luminance(other)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
-def test_text_stands_out_from_its_ground():
-    assert contrast("#000000", "#ffffff") == pytest.approx(21)
-    colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", (ASSETS / "style.css").read_text(encoding="utf-8")))
-    for ink in ("text", "soft", "accent", "bad", "warn"):
-        for ground in ("ground", "panel", "raised"):
-            assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
-    assert contrast(colours["accent-ink"], colours["accent"]) >= 4.5
-    assert contrast(colours["warn"], colours["warn-ground"]) >= 4.5
-
-
 def test_best_baseline_and_best_cells_follow_the_figures(tmp_path):
     make_series(tmp_path / "n")
     series = load_series(tmp_path / "n", LABELS)
@@ -326,71 +228,11 @@ def test_best_baseline_and_best_cells_follow_the_figures(tmp_path):
     assert "ssim" not in [column.name for column in columns]
 
 
-def test_pictures_have_the_patients_right_at_the_left_and_front_on_top():
-    array = np.zeros(SHAPE_ZYX, np.float32)
-    # With AFFINE, x = 38 is at -180 mm (left) and y = 2 at +160 mm (front); z = 11 is the top slice.
-    array[SHAPE_ZYX[0] // 2, 2, 38] = 1
-    volume = figures.oriented(array, AFFINE)
-    row, column = np.argwhere(figures.plane_slice(volume, "axial"))[0]
-    assert (row < SHAPE_ZYX[1] / 2, column > SHAPE_ZYX[2] / 2) == (True, True)
-    array = np.zeros(SHAPE_ZYX, np.float32)
-    array[11, :, :] = 1
-    assert figures.plane_slice(figures.oriented(array, AFFINE), "coronal")[0].all()
-    array = np.zeros(SHAPE_ZYX, np.float32)
-    array[:, 0, :] = 1
-    assert figures.plane_slice(figures.oriented(array, AFFINE), "sagittal")[:, 0].all()
-
-
 def test_montage_and_thumbnail_are_pictures_with_content(results):
     for name, most in (("c_s_n.png", 4000), ("c_s_n_thumb.png", 1000)):
         picture = Image.open(results / "reports" / name)
         assert 100 < picture.width < most
         assert np.asarray(picture.convert("L")).std() > 20
-
-
-def test_index_lists_what_is_there_and_says_what_failed(tmp_path):
-    results = tmp_path / "results"
-    make_series(results / "c/s/n")
-    assert run_page(results / "c/s/n", results / "reports/c_s_n.html") == 0
-    manifest = [
-        {"series": "n", "modality": "ct", "kind": "volume", "accepted": True, "shape_zyx": [12, 36, 40]},
-        {"series": "bad", "accepted": False, "reason": "gap", "detail": f"a slice is missing {HOSTILE}"},
-        {"series": "late", "accepted": True},
-    ]
-    write_manifest(results / "c/s", manifest)
-    write_manifest(results / "c/empty", [])
-    (results / "c/unread/ingest").mkdir(parents=True)
-    (results / "logs/c/s").mkdir(parents=True)
-    (results / "logs/c/summary.log").write_text("")
-    (results / "failures.tsv").write_text(
-        "cohort\tstudy\tseries\tstage\tmessage\nc\tunread\t\tingest\t/scans/Doe_Jane: no series found; see /a/b.dcm\n"
-    )
-    assert main(["index", "--results", str(results), "--out", str(results / "index.html")]) == 0
-    elements = Elements((results / "index.html").read_text(encoding="utf-8"))
-    links = {attributes["href"] for tag, attributes in elements.tags if tag == "a"}
-    assert "reports/c_s_n.html" in links
-    assert all((results / link.partition("#")[0]).exists() for link in links)
-    assert "reports/c_s_n.html#check-2" in links
-    for words in (
-        "RESEARCH ONLY", "1 series in 1 cohort, 4 not reconstructed", "31.5 dB", "+3.5 dB against TV", "12 slices",
-        f"left out: a slice is missing {HOSTILE}", "the measure stage has left no result", "no image series was found",
-        "ingest: (folder): no series found; see …/b.dcm",
-    ):  # fmt: skip
-        assert words in elements.text
-    assert "Doe_Jane" not in elements.text
-    assert all(a["src"].startswith("data:image/jpeg;base64,") for tag, a in elements.tags if tag == "img")
-
-
-def write_manifest(folder: Path, rows: list[dict]) -> None:
-    (folder / "ingest").mkdir(parents=True)
-    (folder / "ingest/manifest.json").write_text(json.dumps({"study": folder.name, "series": rows}))
-
-
-def test_index_of_nothing_is_a_page_and_of_no_folder_an_error(tmp_path, capsys):
-    assert main(["index", "--results", str(tmp_path), "--out", str(tmp_path / "index.html")]) == 0
-    assert "nothing to show yet" in (tmp_path / "index.html").read_text()
-    assert main(["index", "--results", str(tmp_path / "none"), "--out", str(tmp_path / "i.html")]) == 1
-    assert "is not a folder" in capsys.readouterr().err
 
 
 def test_report_imports_no_torch():
