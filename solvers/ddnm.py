@@ -49,8 +49,8 @@ def ddnm(
 ) -> Iterator[State]:
     """Yield a State after every noise level sigma, with h = D(x, sigma), a = 1 - sigma'^2 / sigma^2, P = A^+ A:
 
-    x^ = h + lambda A^+ (y - A h),   lambda = min(1, sigma' / (sqrt(a) s))                (eq. 17 and 19)
-    x' = (sigma'^2 / sigma^2) x + a x^ + (sqrt(a) sigma' (I - P) + gamma P) z             (eq. 18)
+    x^ = h + lambda A^+ (y - A h),   lambda = min(1, sigma' / (sqrt(a) s))                (scaled range-space step)
+    x' = (sigma'^2 / sigma^2) x + a x^ + (sqrt(a) sigma' (I - P) + gamma P) z             (scaled fresh noise)
     gamma^2 = a sigma'^2 - (a lambda s)^2
 
     Exact where all singular values of A but zeros are equal. Approximate elsewhere: s, the standard deviation of A^+ n,

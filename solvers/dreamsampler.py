@@ -77,7 +77,7 @@ def dreamsampler(
     distillation:  x <- x - step (x - x^),   x_sigma = x + sigma z              at random sigma
 
     abar = 1 / (1 + (sigma / sigma_data)^2) is the signal share of a variance-preserving network on data of unit
-    variance: data and fresh noise take over as sigma falls. The paper's section 3 reads the proximal step as score
+    variance: data and fresh noise take over as sigma falls. The paper reads the proximal step as score
     distillation: with x_sigma = x + sigma z, grad_x |x - h|^2 / 2 = x - h = sigma (eps - z), the residual that score
     distillation sampling (Poole et al., ICLR 2023, eq. 3) descends with weight sigma. Both forms minimise the same
     objective; the second does it for one volume x that meets every noise level again and again, and its step is taken

@@ -40,7 +40,7 @@ def mmps(
 
     C = Cov[x | x_sigma] = sigma^2 J,    x^ = h + C A^H (A C A^H + W^-1)^-1 (y - A h),    x' = DDIM(x, x^)
 
-    Section 4.2 of the paper: the denoiser's own covariance in place of PiGDM's r^2 I. Exact for Gaussian volumes
+    The paper's moment matching: the denoiser's own covariance in place of PiGDM's r^2 I. Exact for Gaussian volumes
     when CG converges; truncated CG starts at 0 and stops short of the data, which later levels repair. The update must
     keep marginals: DDS's full re-noise of the same x^ loses three tenths of the spread.
     """

@@ -42,7 +42,7 @@ def pigdm(
     x^ = h + guidance sigma^2 J^T A^H (r^2 A A^H + W^-1)^-1 (y - A h),    r^2 = sigma^2 s^2 / (sigma^2 + s^2)
     x' = DDIM(x, x^)
 
-    with s = sigma_data: the paper's section 3, p(x | x_sigma) = N(h, r^2 I), put into Tweedie's formula. The vector
+    with s = sigma_data: the paper's Gaussian p(x | x_sigma) = N(h, r^2 I), put into Tweedie's formula. The vector
     A^H (...)^-1 (y - A h) is 1/r^2 times the shift of the shared correction. The paper's adaptive weight replaces the
     factor sigma^2 by r^2; here the score is left as Bayes gives it. Exact for white Gaussian volumes; where voxels are
     correlated r^2 I misjudges every direction.

@@ -47,7 +47,7 @@ def stsl(
 
     x <- x - zeta / abar grad_x [ sigma_y^2 |y - A D(x)|^2_W / 2 + kappa sigma^4 tr(grad^2 log p_sigma(x)) / 2 ],
 
-    then x' = DDIM(x, D(x)) (1 call). Theorem 4.4 and eq. 6 of the paper: Jensen's bound of log p(y | x_sigma) needs
+    then x' = DDIM(x, D(x)) (1 call). The paper's second-order surrogate: Jensen's bound of log p(y | x_sigma) needs
     tr(A Cov A^H), Cov = sigma^2 (I + sigma^2 grad^2 log p), of which the trace is kept. abar = 1 / (1 + (sigma /
     sigma_data)^2) undoes the shrinking of dD/dx. The trace's gradient is 0 for Gaussian volumes: there the method is
     gradient descent on the data, and what its few steps reach decides the spread.
