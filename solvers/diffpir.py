@@ -53,7 +53,7 @@ def diffpir(
     """Yield a State after every noise level sigma, with h = D(x, sigma), variance exploding:
 
     x^ = argmin_x |x - h|^2 / (2 r^2) + |y - A x|^2_W / 2,   r^2 = sigma^2 / lambda          (data proximal step)
-    eps^ = (x - x^) / sigma,   x' = x^ + sigma' (sqrt(1 - zeta) eps^ + sqrt(zeta) z)         (back to noise level sigma')
+    eps^ = (x - x^) / sigma,   x' = x^ + sigma' (sqrt(1 - zeta) eps^ + sqrt(zeta) z)         (back to noise)
 
     The proximal step takes the mode, so samples are too narrow: with zeta = 1 and a prior and r^2 that are exact, std
     is 1/sqrt(2) of the posterior's.

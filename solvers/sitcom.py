@@ -48,7 +48,7 @@ def sitcom(
 
     v^ = argmin_v sigma_y^2 |y - A D(v)|^2_W + lambda abar |x - v|^2,     x^ = D(v^),     x' = x^ + sigma' z
 
-    The paper's three consistencies: measurement, backward and forward consistency, by a few steps of Adam from v = x. abar =
+    The paper's three consistencies (measurement, backward and forward) by a few steps of Adam from v = x. abar =
     1 / (1 + (sigma / sigma_data)^2) carries its variance-preserving lambda over. x^ is a mode under full re-noise, so
     samples are too narrow.
     """
