@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from operators.coil_encoding import CoilEncoding
 from operators.fourier import centring_phase
 from operators.linear import LinearOperator
 
@@ -23,7 +24,7 @@ def _centring(shape_yx: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return before, before * constant
 
 
-class CartesianMri(LinearOperator):
+class CartesianMri(CoilEncoding):
     """y_c = M F (S_c x): complex x (z y x) -> k-space (z coils y x), zero off the mask (Pruessmann et al. 1999).
 
     ``mask`` is boolean, (y x) for all slices or (z y x); ``sensitivities`` complex, (z coils y x) with z = 1 allowed
@@ -31,27 +32,18 @@ class CartesianMri(LinearOperator):
     """
 
     def __init__(self, mask: Tensor, sensitivities: Tensor) -> None:
-        if sensitivities.ndim != 4 or not sensitivities.is_complex():
-            raise ValueError("Coil sensitivities must be complex with axes (z coils y x).")
+        super().__init__(sensitivities)
         if mask.ndim not in (2, 3) or mask.shape[-2:] != sensitivities.shape[-2:]:
             raise ValueError(
                 f"The mask {tuple(mask.shape)} does not fit the sensitivities {tuple(sensitivities.shape)}."
             )
         if mask.ndim == 3 and sensitivities.shape[0] > 1 and mask.shape[0] not in (1, sensitivities.shape[0]):
             raise ValueError(f"The mask has {mask.shape[0]} slices, the sensitivities {sensitivities.shape[0]}.")
-        self.mask, self.sensitivities = mask.bool(), sensitivities
+        self.mask = mask.bool()
         before, after = (ramp.to(sensitivities.device) for ramp in _centring(tuple(mask.shape[-2:])))
         self._maps = (sensitivities * before).to(sensitivities.dtype)
         weight = (self.mask.to(sensitivities.device) * after).to(sensitivities.dtype)
         self._mask = weight if mask.ndim == 2 else weight[:, None]
-
-    @property
-    def device(self) -> torch.device:
-        return self.sensitivities.device
-
-    @property
-    def coils(self) -> int:
-        return self.sensitivities.shape[1]
 
     def to(self, device: torch.device | str) -> CartesianMri:
         return CartesianMri(self.mask.to(device), self.sensitivities.to(device))

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from operators.linear import LinearOperator
+from operators.coil_encoding import CoilEncoding
 from operators.nufft import Nufft, toeplitz_kernel
 
 
-class NonCartesianMri(LinearOperator):
+class NonCartesianMri(CoilEncoding):
     """y_c = d^(1/2) F (S_c x): complex x (z y x) -> samples (z coils n).
 
     ``trajectory`` is (n 2), or (z n 2) where slices differ: ky and kx in cycles per field of view. ``sensitivities``
@@ -22,26 +22,17 @@ class NonCartesianMri(LinearOperator):
     """
 
     def __init__(self, trajectory: Tensor, sensitivities: Tensor, density: Tensor | None = None) -> None:
-        if sensitivities.ndim != 4 or not sensitivities.is_complex():
-            raise ValueError("Coil sensitivities must be complex with axes (z coils y x).")
+        super().__init__(sensitivities)
         paths = trajectory if trajectory.ndim == 3 else trajectory[None]
         if paths.ndim != 3 or len(paths) not in (1, sensitivities.shape[0]):
             raise ValueError(f"The trajectory {tuple(trajectory.shape)} does not fit {sensitivities.shape[0]} slices.")
-        self.trajectory, self.sensitivities = trajectory, sensitivities
+        self.trajectory = trajectory
         self.density = torch.ones(paths.shape[:2]) if density is None else density
         self._root = torch.atleast_2d(self.density).sqrt().to(sensitivities.device)
         if self._root.shape[-1] != paths.shape[1] or len(self._root) not in (1, len(paths)):
             raise ValueError(f"The density {tuple(self.density.shape)} does not fit the trajectory.")
         self._paths = paths
         self._transforms = [Nufft(path, tuple(sensitivities.shape[2:])) for path in paths]
-
-    @property
-    def device(self) -> torch.device:
-        return self.sensitivities.device
-
-    @property
-    def coils(self) -> int:
-        return self.sensitivities.shape[1]
 
     def to(self, device: torch.device | str) -> NonCartesianMri:
         return NonCartesianMri(self.trajectory, self.sensitivities.to(device), self.density)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from models.prior import SlicePrior
 
 
-class TvSmoothedPrior(WrappedPrior):
-    """mean = argmin_m |m - h|^2 / 2 + V weight |Dz m|_1; `weight` in 1 / image units: the inverse of the mean absolute
-    difference of neighbouring slices."""
+class SmoothedPrior(WrappedPrior):
+    """mean = argmin_m |m - h|^2 / 2 + V weight R(Dz m) with V the mean of the inner prior's variance; subclasses give
+    the proximal map of R along z."""
 
     def __init__(self, inner: SlicePrior, weight: float) -> None:
         super().__init__(inner)
@@ -32,23 +32,24 @@ class TvSmoothedPrior(WrappedPrior):
     ) -> Denoised:
         """Smoothed mean and plain variance (z y x); differentiable where `inner` is."""
         h, variance = self.inner.denoise(x, sigma, spacing_mm, noise_correlation=noise_correlation)
-        return Denoised(tv_prox(h, self.weight * float(variance.mean())), variance)
+        return Denoised(self._smooth(h, self.weight * float(variance.mean())), variance)
+
+    def _smooth(self, h: Tensor, weight: float) -> Tensor:
+        raise NotImplementedError
 
 
-class QuadraticSmoothedPrior(WrappedPrior):
-    """mean = argmin_m |m - h|^2 / 2 + V weight |Dz m|^2 / 2; `weight` in 1 / image units^2: the inverse variance of the
-    difference of neighbouring slices."""
+class TvSmoothedPrior(SmoothedPrior):
+    """R(d) = |d|_1; `weight` in 1 / image units: the inverse of the mean absolute difference of neighbouring slices."""
 
-    def __init__(self, inner: SlicePrior, weight: float) -> None:
-        super().__init__(inner)
-        self.weight = weight
+    def _smooth(self, h: Tensor, weight: float) -> Tensor:
+        return tv_prox(h, weight)
 
-    def denoise(
-        self, x: Tensor, sigma: float, spacing_mm: tuple[float, float, float], noise_correlation: float = 0.0
-    ) -> Denoised:
-        """Smoothed mean and plain variance (z y x); differentiable where `inner` is."""
-        h, variance = self.inner.denoise(x, sigma, spacing_mm, noise_correlation=noise_correlation)
-        return Denoised(quadratic_prox(h, self.weight * float(variance.mean())), variance)
+
+class QuadraticSmoothedPrior(SmoothedPrior):
+    """R(d) = |d|^2 / 2; `weight` in 1 / image units^2: the inverse variance of neighbouring slices' difference."""
+
+    def _smooth(self, h: Tensor, weight: float) -> Tensor:
+        return quadratic_prox(h, weight)
 
 
 def quadratic_prox(h: Tensor, weight: float) -> Tensor:

@@ -10,7 +10,8 @@ import numpy as np
 import scipy.io
 import tifffile
 
-from operators.ct_geometry import Beam, FanBeam, ParallelBeam, is_fan, view_angles
+from operators.ct_geometry import Beam, FanBeam, ParallelBeam, view_angles
+from tests.operators.discs import chords as discs_chords
 
 # x, y, radius in mm, attenuation in 1/mm.
 DISCS = ((0.0, 0.0, 70.0, 0.02), (35.0, 15.0, 18.0, 0.006), (-20.0, -30.0, 14.0, -0.01))
@@ -28,19 +29,8 @@ FAN = FanBeam(view_angles(60, 360), 120, 3.0, 400.0, 300.0)
 
 
 def chords(beam: Beam, discs=DISCS) -> np.ndarray:
-    """Sum of value * 2 sqrt(r^2 - distance^2) over discs, shape (views bins): the line integrals in closed form."""
-    rows = beam.vectors()
-    places = np.arange(beam.bins) - (beam.bins - 1) / 2
-    points = rows[:, None, 2:4] + places[None, :, None] * rows[:, None, 4:]
-    first = np.broadcast_to(rows[:, None, :2], points.shape)
-    ray = points - first if is_fan(beam) else first
-    ray = ray / np.hypot(ray[..., 0], ray[..., 1])[..., None]
-    total = np.zeros(points.shape[:2])
-    for x, y, radius, value in discs:
-        away = np.array([x, y]) - points
-        distance = away[..., 0] * ray[..., 1] - away[..., 1] * ray[..., 0]
-        total += value * 2 * np.sqrt(np.clip(radius**2 - distance**2, 0, None))
-    return total
+    """The scans' line integrals, shape (views bins)."""
+    return discs_chords(beam, discs)
 
 
 def write_notes(folder: Path, notes: dict, name: str = "geometry.json") -> Path:

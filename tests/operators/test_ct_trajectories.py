@@ -14,6 +14,7 @@ from operators.ct_geometry import FanBeam, ImageGrid, ParallelBeam, VectorBeam, 
 from operators.ct_projector import CtProjector, astra_geometry, estimate_matrix_bytes, system_matrix
 from solvers.classical.fbp import FbpSettings, backproject_filtered
 from solvers.classical.fbp_weights import angular_cells, shifted_weights
+from tests.operators.discs import chords
 from tests.operators.helpers import adjoint_error, seeded
 
 GRID = ImageGrid(96, 96, 2.0)
@@ -40,22 +41,6 @@ BEAMS = {
 }
 
 
-def chords(beam: ParallelBeam | FanBeam | VectorBeam, discs=DISCS) -> np.ndarray:
-    """Closed form: sum of value * 2 sqrt(r^2 - distance^2) over discs (x, y, r, value), shape (views bins)."""
-    rows = beam.vectors()
-    places = np.arange(beam.bins) - (beam.bins - 1) / 2
-    points = rows[:, None, 2:4] + places[None, :, None] * rows[:, None, 4:]
-    first = np.broadcast_to(rows[:, None, :2], points.shape)
-    ray = first if getattr(beam, "kind", "") == "parallel_vec" or isinstance(beam, ParallelBeam) else points - first
-    ray = ray / np.hypot(ray[..., 0], ray[..., 1])[..., None]
-    total = np.zeros(points.shape[:2])
-    for x, y, radius, value in discs:
-        away = np.array([x, y]) - points
-        distance = away[..., 0] * ray[..., 1] - away[..., 1] * ray[..., 0]
-        total += value * 2 * np.sqrt(np.clip(radius**2 - distance**2, 0, None))
-    return total
-
-
 def painted(discs=DISCS, grid: ImageGrid = GRID, samples: int = 6) -> np.ndarray:
     n = np.arange(grid.columns * samples)
     x = ((n + 0.5) / samples - grid.columns / 2) * grid.pixel_mm
@@ -67,7 +52,7 @@ def painted(discs=DISCS, grid: ImageGrid = GRID, samples: int = 6) -> np.ndarray
 def test_line_integrals_are_the_chords_of_discs(name):
     beam = BEAMS[name]
     ours = CtProjector(GRID, beam, "line")(torch.from_numpy(painted())[None])[0].numpy()
-    truth = chords(beam)
+    truth = chords(beam, DISCS)
     assert np.sqrt(np.mean((ours - truth) ** 2)) < 0.02 * truth.max()
     assert np.abs((ours - truth).mean(1)).max() < 0.005 * truth.max()
 
@@ -110,7 +95,7 @@ def test_a_beam_written_before_there_were_offsets_still_reads():
 @pytest.mark.parametrize("name", BEAMS)
 def test_fbp_recovers_discs(name):
     beam = BEAMS[name]
-    sinogram = torch.from_numpy(chords(beam)).float()[None]
+    sinogram = torch.from_numpy(chords(beam, DISCS)).float()[None]
     image = backproject_filtered(sinogram, GRID, beam, FbpSettings("hann", 1.0))[0].numpy()
     for value, disc in ((1.0, (0, 50, 8)), (1.0, (-50, 5, 8)), (1.3, (35, 15, 12)), (0.5, (-20, -30, 8))):
         inside = painted((*[(*disc, 1.0)],)) == 1
@@ -120,7 +105,7 @@ def test_fbp_recovers_discs(name):
 def test_fbp_shares_the_angle_of_a_view_that_was_measured_twice():
     angles = np.deg2rad(np.arange(0, 360.25, 1.5))
     once, twice = (FanBeam(tuple(a), 260, 2.0, 400.0, 300.0) for a in (angles[:-1], angles))
-    sinograms = [torch.from_numpy(chords(beam)).float()[None] for beam in (once, twice)]
+    sinograms = [torch.from_numpy(chords(beam, DISCS)).float()[None] for beam in (once, twice)]
     images = [backproject_filtered(s, GRID, b, FbpSettings()) for s, b in zip(sinograms, (once, twice), strict=True)]
     assert float((images[0] - images[1]).abs().max()) < 1e-4
     cells, _, covered = angular_cells(angles, 2 * math.pi)
@@ -179,7 +164,7 @@ def test_sirt_by_astra_on_the_same_geometry_finds_the_same_discs(name):
     volume, projection = astra_geometry(GRID, beam)
     projector = astra.create_projector("line_fanflat" if "fan" in name else "line", projection, volume)
     image_id = astra.data2d.create("-vol", volume, 0)
-    sinogram_id = astra.data2d.create("-sino", projection, chords(beam) / GRID.pixel_mm)
+    sinogram_id = astra.data2d.create("-sino", projection, chords(beam, DISCS) / GRID.pixel_mm)
     settings = astra.astra_dict("SIRT")
     settings |= {"ProjectorId": projector, "ReconstructionDataId": image_id, "ProjectionDataId": sinogram_id}
     algorithm = astra.algorithm.create(settings)
@@ -188,7 +173,8 @@ def test_sirt_by_astra_on_the_same_geometry_finds_the_same_discs(name):
     astra.algorithm.delete(algorithm)
     astra.data2d.delete([image_id, sinogram_id])
     astra.projector.delete(projector)
-    ours = backproject_filtered(torch.from_numpy(chords(beam)).float()[None], GRID, beam, FbpSettings("hann", 0.8))
+    sinogram = torch.from_numpy(chords(beam, DISCS)).float()[None]
+    ours = backproject_filtered(sinogram, GRID, beam, FbpSettings("hann", 0.8))
     error = np.sqrt(np.mean((theirs - ours[0].numpy()) ** 2))
     assert error < 0.06
     assert np.sqrt(np.mean((ours[0].numpy() - painted()) ** 2)) < 0.06
