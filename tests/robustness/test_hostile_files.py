@@ -5,9 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.robustness import attacks, stages
-from tests.robustness.attacks import ATTACKS, TRAPPED
+from tests.robustness import (
+    attacks_dicom,  # noqa: F401 -- registers its attacks, as the others do
+    attacks_folder,  # noqa: F401
+    attacks_images,
+    attacks_kspace,
+    attacks_projections,
+    stages,
+)
 from tests.robustness.fault_runner import Request
+from tests.robustness.hostile import ATTACKS, TRAPPED
 from tests.robustness.stages import Runner, leftovers, snapshot
 
 MEMORY_MB, CPU_S = 1500, 30
@@ -21,17 +28,18 @@ def reader(tmp_path_factory):
     started.close()
 
 
+VOXELS = attacks_projections.VIEWS.tobytes() * 4
 HARMLESS = {
     "dicom": (stages.write_study, "ct"),
-    "nifti": (attacks.nifti, "ct"),
-    "nrrd": (lambda study: attacks.nrrd(study, *attacks.NRRD, "encoding: raw", data=attacks.VIEWS.tobytes() * 4), "ct"),
-    "metaimage": (lambda study: attacks.meta(study, attacks.VIEWS.tobytes() * 4), "ct"),
-    "npy": (attacks.plain_npy, "mr"),
-    "fastmri": (attacks.plain_fastmri, "mr"),
-    "bart": (attacks.plain_bart, "mr"),
-    "geometry": (attacks.geometry, "ct"),
-    "tiff": (attacks.plain_tiff, "ct"),
-    "mat": (attacks.plain_mat, "ct"),
+    "nifti": (attacks_images.nifti, "ct"),
+    "nrrd": (lambda study: attacks_images.nrrd(study, *attacks_images.NRRD, "encoding: raw", data=VOXELS), "ct"),
+    "metaimage": (lambda study: attacks_images.meta(study, VOXELS), "ct"),
+    "npy": (attacks_kspace.plain_npy, "mr"),
+    "fastmri": (attacks_kspace.plain_fastmri, "mr"),
+    "bart": (attacks_kspace.plain_bart, "mr"),
+    "geometry": (attacks_projections.geometry, "ct"),
+    "tiff": (attacks_projections.plain_tiff, "ct"),
+    "mat": (attacks_projections.plain_mat, "ct"),
 }
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import find_studies
 from pipeline.paths import label
-from tests.robustness.attacks import TRAPPED
+from tests.robustness.hostile import TRAPPED
 from tests.robustness.stages import tiny_config, write_study
 from tests.workflow.conftest import Workflow
 

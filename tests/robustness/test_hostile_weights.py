@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from models.prior import CARD, WEIGHTS
-from tests.robustness.attacks import Trap
+from tests.robustness.hostile import Trap
 
 MEMORY_MB, CPU_S = 3000, 60
 
