@@ -13,6 +13,10 @@ from pipeline.measurement import Measurement, pack_kspace, unpack_kspace
 from solvers.conjugate_gradient import conjugate_gradient
 
 ITERATIONS, RIDGE = 40, 1e-2
+NOT_COVERED = (
+    "two sets of coil maps: the image of the second, {percent:.1f} % of the energy, was estimated by least squares and "
+    "taken off; the intervals do not cover its error, which is largest where the object folds onto itself"
+)
 
 
 def without_second_set(measurement: Measurement, second: np.ndarray) -> Measurement:
@@ -33,7 +37,6 @@ def without_second_set(measurement: Measurement, second: np.ndarray) -> Measurem
             folded = CartesianMri(torch.from_numpy(places), sets[1])(images[1]).numpy()
             tensors |= pack_kspace(samples - folded, places, prefix)
     share = float(images[1].abs().square().sum() / images.abs().square().sum())
-    said = f"{100 * share:.1f} % of the image's energy is in the second set of maps and was taken off the k-space"
-    preparation = [*measurement.metadata.get("preparation", []), said]
+    warnings = [*measurement.metadata.get("warnings", []), NOT_COVERED.format(percent=100 * share)]
     tensors["second_image"] = images[1].numpy()
-    return Measurement(tensors, measurement.metadata | {"preparation": preparation})
+    return Measurement(tensors, measurement.metadata | {"warnings": warnings})
