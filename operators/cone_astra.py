@@ -8,6 +8,7 @@ samplers that need A^H itself should keep `ConeProjector`, whose adjoint is exac
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import astra
 import astra.experimental
@@ -54,15 +55,9 @@ class AstraConeProjector(ConeProjector):
     is (rows views columns), so that what `forward` returns is a view with permuted strides.
     """
 
-    def __init__(
-        self,
-        grid: VolumeGrid,
-        beam: ConeGeometry,
-        device: torch.device | str = "cpu",
-        memory_limit_bytes: int | None = None,
-    ) -> None:
-        super().__init__(grid, beam, device, memory_limit_bytes)
-        self._astra = _Projector(grid, beam)
+    @cached_property
+    def _astra(self) -> _Projector:
+        return _Projector(self.grid, self.beam)
 
     def _forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cuda" or x.dtype != torch.float32:

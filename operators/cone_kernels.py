@@ -8,6 +8,10 @@ writes each plane from one thread alone, so that its sum has a fixed order.
 Volumes are given main axis first and padded by one voxel of zero at both ends of the other two axes. `rays` is
 (views 4 3): source, e of detector pixel (0, 0), and what one column and one row add to e, each in the order (m a b)
 of the volume's axes. Projections are (views columns rows).
+
+The upright kernels serve detectors whose rows run along b. All rays of a column then cross a plane at one a, and at
+b = start + row step: the plane is interpolated in a once for all rows, and in b by blocks of LANES neighbours, whose
+weights max(0, 1 - |b - k|) the processor computes side by side for one offset row - k after the other.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ import numba
 import numpy as np
 
 PLANES_PER_BLOCK = 16
+# Neighbours that the upright kernels compute side by side; what they write is padded to a multiple of it.
+LANES = 32
 
 
 def _compiled(function: Callable) -> Callable:
@@ -38,99 +44,123 @@ def _is_main(m: float, a: float, b: float, rank: int) -> bool:
 
 
 @numba.njit(inline="always")
-def _direction(rays: np.ndarray, column: int, row: int) -> tuple[float, float, float]:
+def _direction(ray: np.ndarray, column: int, row: int) -> tuple[float, float, float]:
     """e of one detector pixel, in the volume's order of axes."""
-    m = rays[1, 0] + column * rays[2, 0] + row * rays[3, 0]
-    a = rays[1, 1] + column * rays[2, 1] + row * rays[3, 1]
-    b = rays[1, 2] + column * rays[2, 2] + row * rays[3, 2]
+    m = ray[1, 0] + column * ray[2, 0] + row * ray[3, 0]
+    a = ray[1, 1] + column * ray[2, 1] + row * ray[3, 1]
+    b = ray[1, 2] + column * ray[2, 2] + row * ray[3, 2]
     return m, a, b
 
 
 @numba.njit(inline="always")
-def _range(start: float, step: float, limit: int, count: int) -> tuple[int, int]:
-    """First and last + 1 of k in [0, count) with 0 < start + k step < limit, for step != 0."""
-    ends = -start / step, (limit - start) / step
-    low = max(min(ends), -1.0)
-    high = min(max(ends), float(count))
-    if not low < high:
-        return 0, 0
-    first, last = max(int(np.floor(low)), 0), min(int(np.ceil(high)), count - 1)
-    while first <= last and not 0 < start + first * step < limit:
-        first += 1
-    while last >= first and not 0 < start + last * step < limit:
-        last -= 1
-    return first, last + 1
+def _crossing(ray: np.ndarray, column: int, plane: int) -> tuple[float, float, float]:
+    """Where the rays of a column of an upright detector cross a plane: a, and start and step of b; both padded."""
+    e_m, e_a, e_b = _direction(ray, column, 0)
+    t = (plane - ray[0, 0]) / e_m
+    return ray[0, 1] + t * e_a + 1, ray[0, 2] + t * e_b + 1, t * ray[3, 2]
+
+
+@numba.njit(error_model="numpy")
+def _mix(near: np.ndarray, far: np.ndarray, share: float, line: np.ndarray) -> None:
+    """The plane between two voxel lines, `far`'s share given, into `line` behind LANES zeros."""
+    for k in range(len(near)):
+        line[k + LANES] = near[k] + share * (far[k] - near[k])
+
+
+@numba.njit(error_model="numpy")
+def _unmix(line: np.ndarray, share: float, near: np.ndarray, far: np.ndarray) -> None:
+    """The transpose of `_mix`: adds `line` to both voxel lines."""
+    for k in range(len(near)):
+        far[k] += share * line[k]
+        near[k] += line[k] - share * line[k]
+
+
+@numba.njit(error_model="numpy")
+def _add_hats(shift: float, slope: float, values: np.ndarray, out: np.ndarray) -> None:
+    """out_i += max(0, 1 - |shift + i slope|) values_i for LANES of them."""
+    one, none = out.dtype.type(1), out.dtype.type(0)
+    for i in range(LANES):
+        out[i] += max(none, one - abs(shift + out.dtype.type(i) * slope)) * values[i]
+
+
+@numba.njit(error_model="numpy")
+def _read_line(line: np.ndarray, start: float, step: float, out: np.ndarray) -> None:
+    """out[row] += `line` (LANES zeros at both ends) at start + row step; rows to a multiple of LANES."""
+    depth, real = len(line) - 2 * LANES, line.dtype.type
+    drift = (LANES - 1) * (step - 1)
+    for first in range(0, len(out), LANES):
+        b = start + first * (step - 1)
+        low = max(int(np.floor(b + min(drift, 0.0))), 1 - first - LANES)
+        high = min(int(np.floor(b + max(drift, 0.0))) + 1, depth - 1 - first)
+        for offset in range(low, high + 1):
+            at = first + offset + LANES
+            _add_hats(real(b - offset), real(step - 1), line[at : at + LANES], out[first : first + LANES])
+
+
+@numba.njit(error_model="numpy")
+def _spread_line(values: np.ndarray, start: float, step: float, line: np.ndarray) -> None:
+    """The transpose of `_read_line`, which replaces `line`, of a multiple of LANES; `values` has LANES zeros at both
+    ends."""
+    rows, real = len(values) - 2 * LANES, line.dtype.type
+    drift = (LANES - 1) * (step - 1)
+    half = (1 + abs(drift) / 2) / abs(step)
+    line[:] = 0
+    for first in range(0, len(line), LANES):
+        b = start + first * (step - 1)
+        middle = -(b + drift / 2) / step
+        low = max(int(np.ceil(middle - half)), 1 - first - LANES)
+        high = min(int(np.floor(middle + half)), rows - 1 - first)
+        for offset in range(low, high + 1):
+            at = first + offset + LANES
+            shift = real(b + offset * step)
+            _add_hats(shift, real(step - 1), values[at : at + LANES], line[first : first + LANES])
+
+
+@numba.njit(error_model="numpy")
+def _forward_view(volume: np.ndarray, ray: np.ndarray, rank: int, out: np.ndarray) -> None:
+    planes, width, depth = volume.shape
+    line = np.zeros(depth + 2 * LANES, volume.dtype)
+    for column in range(len(out)):
+        e_m, e_a, _ = _direction(ray, column, 0)
+        if _is_main(e_m, e_a, 0.0, rank):
+            for plane in range(planes):
+                a, start, step = _crossing(ray, column, plane)
+                if 0 < a < width - 1:
+                    left = int(a)
+                    _mix(volume[plane, left], volume[plane, left + 1], volume.dtype.type(a - left), line)
+                    _read_line(line, start, step, out[column])
+
+
+@numba.njit(error_model="numpy")
+def _adjoint_plane(values: np.ndarray, rays: np.ndarray, rank: int, plane: int, out: np.ndarray) -> None:
+    width, depth = out.shape
+    line = np.zeros(depth, out.dtype)
+    for view in range(len(values)):
+        for column in range(values.shape[1]):
+            e_m, e_a, _ = _direction(rays[view], column, 0)
+            if _is_main(e_m, e_a, 0.0, rank):
+                a, start, step = _crossing(rays[view], column, plane)
+                if 0 < a < width - 1:
+                    left = int(a)
+                    _spread_line(values[view, column], start, step, line)
+                    _unmix(line, out.dtype.type(a - left), out[left], out[left + 1])
 
 
 @_compiled
 def forward_upright(volume: np.ndarray, rays: np.ndarray, rank: int, out: np.ndarray) -> None:
-    """Adds the ray sums whose main axis is the volume's first to `out`, for rows along the volume's last axis (b).
-
-    All rays of a column then cross a plane at the same a: the plane is interpolated in a once for all rows.
-    """
-    planes, width, depth = volume.shape
-    views, columns, rows = out.shape
-    for view in numba.prange(views):
-        line = np.empty(depth, volume.dtype)
-        for column in range(columns):
-            e_m = rays[view, 1, 0] + column * rays[view, 2, 0]
-            e_a = rays[view, 1, 1] + column * rays[view, 2, 1]
-            e_b = rays[view, 1, 2] + column * rays[view, 2, 2]
-            if not _is_main(e_m, e_a, 0.0, rank):
-                continue
-            for plane in range(planes):
-                t = (plane - rays[view, 0, 0]) / e_m
-                a = rays[view, 0, 1] + t * e_a + 1
-                if not 0 < a < width - 1:
-                    continue
-                start, step = rays[view, 0, 2] + t * e_b + 1, t * rays[view, 3, 2]
-                first, last = _range(start, step, depth - 1, rows)
-                if first >= last:
-                    continue
-                left = int(a)
-                share = volume.dtype.type(a - left)
-                for k in range(depth):
-                    line[k] = volume[plane, left, k] + share * (volume[plane, left + 1, k] - volume[plane, left, k])
-                for row in range(first, last):
-                    b = start + row * step
-                    low = int(b)
-                    out[view, column, row] += line[low] + volume.dtype.type(b - low) * (line[low + 1] - line[low])
+    """Adds the ray sums whose main axis is the volume's first to `out`, with rows padded to a multiple of LANES."""
+    for view in numba.prange(len(out)):
+        _forward_view(volume, rays[view], rank, out[view])
 
 
 @_compiled
 def adjoint_upright(values: np.ndarray, rays: np.ndarray, rank: int, out: np.ndarray) -> None:
-    """The transpose of `forward_upright`: adds what `values` (views columns rows) spread to the volume `out`."""
-    planes, width, depth = out.shape
-    views, columns, rows = values.shape
-    for plane in numba.prange(planes):
-        line = np.empty(depth, out.dtype)
-        for view in range(views):
-            for column in range(columns):
-                e_m = rays[view, 1, 0] + column * rays[view, 2, 0]
-                e_a = rays[view, 1, 1] + column * rays[view, 2, 1]
-                e_b = rays[view, 1, 2] + column * rays[view, 2, 2]
-                if not _is_main(e_m, e_a, 0.0, rank):
-                    continue
-                t = (plane - rays[view, 0, 0]) / e_m
-                a = rays[view, 0, 1] + t * e_a + 1
-                if not 0 < a < width - 1:
-                    continue
-                start, step = rays[view, 0, 2] + t * e_b + 1, t * rays[view, 3, 2]
-                first, last = _range(start, step, depth - 1, rows)
-                if first >= last:
-                    continue
-                line[:] = 0
-                for row in range(first, last):
-                    b = start + row * step
-                    low = int(b)
-                    upper = out.dtype.type(b - low) * values[view, column, row]
-                    line[low] += values[view, column, row] - upper
-                    line[low + 1] += upper
-                left = int(a)
-                share = out.dtype.type(a - left)
-                for k in range(depth):
-                    out[plane, left + 1, k] += share * line[k]
-                    out[plane, left, k] += (1 - share) * line[k]
+    """The transpose of `forward_upright`: adds what `values` spread to the volume `out`.
+
+    `values` (views columns rows) have LANES zeros at both ends of the rows; b of `out` fills a multiple of LANES.
+    """
+    for plane in numba.prange(len(out)):
+        _adjoint_plane(values, rays, rank, plane, out[plane])
 
 
 @_compiled

@@ -7,6 +7,7 @@ The kernel is Joseph's (1982), bilinear on planes across the ray's main axis, wi
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Self
 
 import numba
@@ -98,33 +99,59 @@ class ConeProjector(LinearOperator):
         if x.device.type != "cpu":
             sums = cone_torch.forward(x, self._rays, AXES, self._steps.shape)
         else:
-            sums = torch.zeros(self._steps.shape, dtype=x.dtype)
-            kernel = cone_kernels.forward_upright if self._upright else cone_kernels.forward_any
-            numba.set_num_threads(_threads())
-            for rank in self._ranks():
-                axes = AXES[rank]
-                padded = np.pad(x.detach().numpy().transpose(axes), ((0, 0), (1, 1), (1, 1)))
-                kernel(padded, np.ascontiguousarray(self._rays[:, :, axes]), rank, sums.numpy())
-        return sums.mul_(self._steps).movedim(1, 2).contiguous()
+            sums = torch.from_numpy(self._sums(x.detach().numpy()))
+        return (sums * self._steps).movedim(1, 2).contiguous()
 
     def _adjoint(self, y: Tensor) -> Tensor:
         _require(y, self.beam.shape, "projections")
         values = y.detach().movedim(2, 1) * self._steps
         if y.device.type != "cpu":
             return cone_torch.adjoint(values, self._rays, AXES, self.grid.shape)
-        image = np.zeros(self.grid.shape, values.numpy().dtype)
-        kernel = cone_kernels.adjoint_upright if self._upright else cone_kernels.adjoint_any
-        numba.set_num_threads(_threads())
-        for rank in self._ranks():
-            axes = AXES[rank]
-            planes, width, depth = (self.grid.shape[axis] for axis in axes)
-            padded = np.zeros((planes, width + 2, depth + 2), image.dtype)
-            kernel(values.contiguous().numpy(), np.ascontiguousarray(self._rays[:, :, axes]), rank, padded)
-            image.transpose(axes)[...] += padded[:, 1:-1, 1:-1]
-        return torch.from_numpy(image)
+        return torch.from_numpy(self._spread(values.numpy()))
 
-    def _ranks(self) -> list[int]:
-        return [rank for rank in (2, 1, 0) if self._main[rank]]
+    def _sums(self, volume: np.ndarray) -> np.ndarray:
+        """Sums over planes (views columns rows) of a volume (z y x), by the CPU's kernels."""
+        kernel = cone_kernels.forward_upright if self._upright else cone_kernels.forward_any
+        views, columns, rows = self._steps.shape
+        sums = np.zeros((views, columns, _whole(rows, self._lanes)), volume.dtype)
+        numba.set_num_threads(_threads())
+        for rank, axes, rays in self._ranks():
+            padded, inside = self._padded(axes, volume.dtype, 1)
+            for row in range(self.grid.rows):
+                inside[:, row] = volume[:, row]
+            kernel(padded, rays, rank, sums)
+        return sums[..., :rows]
+
+    def _spread(self, values: np.ndarray) -> np.ndarray:
+        """The transpose of `_sums`."""
+        kernel = cone_kernels.adjoint_upright if self._upright else cone_kernels.adjoint_any
+        if self._upright:
+            values = np.pad(values, ((0, 0), (0, 0), (self._lanes, self._lanes)))
+        image = np.zeros(self.grid.shape, values.dtype)
+        numba.set_num_threads(_threads())
+        for rank, axes, rays in self._ranks():
+            padded, inside = self._padded(axes, image.dtype, self._lanes)
+            kernel(values, rays, rank, padded)
+            for row in range(self.grid.rows):
+                image[:, row] += inside[:, row]
+        return image
+
+    def _padded(self, axes: tuple[int, int, int], dtype: np.dtype, lanes: int) -> tuple[np.ndarray, np.ndarray]:
+        """A volume of zeros as the kernels want it, (m a b) with b to a multiple of `lanes`, and the view (z y x) of
+        what lies inside its padding; row by row is the fast way to copy into it or out of it."""
+        planes, width, depth = (self.grid.shape[axis] for axis in axes)
+        padded = np.zeros((planes, width + 2, _whole(depth + 2, lanes)), dtype)
+        return padded, padded[:, 1:-1, 1 : depth + 1].transpose(np.argsort(axes))
+
+    @property
+    def _lanes(self) -> int:
+        return cone_kernels.LANES if self._upright else 1
+
+    def _ranks(self) -> Iterator[tuple[int, tuple[int, int, int], np.ndarray]]:
+        """Of every main axis that a ray may have: rank, the order of axes (m a b), and the rays in that order."""
+        for rank in (2, 1, 0):
+            if self._main[rank]:
+                yield rank, AXES[rank], np.ascontiguousarray(self._rays[:, :, AXES[rank]])
 
 
 def _main_axes(rays: np.ndarray, beam: ConeGeometry) -> tuple[bool, bool, bool]:
@@ -135,6 +162,11 @@ def _main_axes(rays: np.ndarray, beam: ConeGeometry) -> tuple[bool, bool, bool]:
     e = rays[:, None, 1] + column * rays[:, None, 2]
     across = np.abs(e[..., 1:]).max(-1).min() - (beam.rows - 1) * np.abs(rays[:, 3, 1:]).max()
     return bool(steepest > across), True, True
+
+
+def _whole(count: int, lanes: int) -> int:
+    """The next multiple of `lanes`."""
+    return -(-count // lanes) * lanes
 
 
 def _require(tensor: Tensor, shape: tuple[int, int, int], what: str) -> None:
