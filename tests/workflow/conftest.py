@@ -38,7 +38,7 @@ class Workflow:
 
     def run(self, *arguments: str, **changes) -> subprocess.CompletedProcess:
         command = self.command(*arguments, **changes)
-        return subprocess.run(command, capture_output=True, text=True, timeout=800, check=False, env=plain_env())
+        return subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False, env=plain_env())
 
     def jobs(self, **changes) -> dict[str, int]:
         """Job counts by rule of a dry run."""
