@@ -3,7 +3,7 @@
     python -m benchmarks.interoperability                       # everything
     python -m benchmarks.interoperability --only fuzz --fuzz-seconds 120 --fuzz-target dicom
 
-Runs the tests that carry the markers interop, fault and hostile (the minutes-long ones too), the fuzz targets, and
+Runs the tests that carry the markers interop, fault and hostile (at all moments of kills), the fuzz targets, and
 times the indexing of a folder and the export of a study; each part's figures are kept in --store, and the page is made
 from what is there. No figure on the page is written by hand.
 """
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", action="append", choices=only, help="this part alone, or nothing but the page")
     parser.add_argument("--fuzz-seconds", type=float, default=60.0, help="processor seconds for each fuzz target")
     parser.add_argument("--fuzz-target", action="append", default=[], help="with --only fuzz: these alone anew")
-    parser.add_argument("--quick", action="store_true", help="without the tests that take minutes each")
+    parser.add_argument("--quick", action="store_true", help="kills at fewer moments")
     parser.add_argument("--store", type=Path, default=ROOT / "runs" / "interoperability", help="figures of the parts")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "interoperability.md")
     arguments = parser.parse_args(argv)

@@ -83,4 +83,4 @@ def test_attack(reader, tmp_path, record_property, name):
     assert not list(tmp_path.rglob(TRAPPED))
     assert not Path(TRAPPED).exists()
     end = "read as usual" if done["rc"] == 0 else "refused"
-    record_property("measured", f"{end} in {done['seconds']:.1f} s with {done['peak_mb']:.0f} MB")
+    record_property("measured", f"{end} in {done['seconds']:.2g} s with {done['peak_mb']:.0f} MB")
