@@ -122,16 +122,6 @@ def test_deflated(tmp_path):
     np.testing.assert_array_equal(read_only_series(tmp_path).array_zyx, series.stored * build.SLOPE + build.INTERCEPT)
 
 
-def test_jpeg_of_twelve_bits_is_refused_by_name(tmp_path):
-    paths = build.write(build.Series(tags={"BitsStored": 12, "HighBit": 11}), tmp_path)
-    for path in paths:
-        by_dcmtk(path, "+ee")
-        build.edit(path, {"RescaleType": "HU"})
-    with pytest.raises(InputError, match="JPEG Extended") as caught:
-        read_only_series(tmp_path)
-    assert "uncompressed" in caught.value.user_message
-
-
 def test_video_is_refused_by_name(tmp_path):
     for path in build.write(build.Series(), tmp_path):
         ds = pydicom.dcmread(path)
