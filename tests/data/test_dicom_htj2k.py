@@ -18,8 +18,8 @@ from tests.data.test_dicom import read_only_series
 CODES = Path(__file__).parent / "htj2k"
 Y, X = np.mgrid[:40, :56]
 RAMP = (7 * X * Y + 13 * X + 29 * Y) % 3001
-# Name of the code, transfer syntax, what was encoded, largest difference of stored values: OpenJPH's own decoder is 7 off
-# the lossy one, whose quantisation step is 1e-4 of 16 bits.
+# Name of the code, transfer syntax, what was encoded, largest difference of stored values: OpenJPH's own decoder is 7
+# off the lossy one, whose quantisation step is 1e-4 of 16 bits.
 CASES = {
     "lossless": ("lossless", HTJ2KLossless, RAMP, 0),
     "lossless, signed": ("signed", HTJ2KLossless, RAMP - 1000, 0),
