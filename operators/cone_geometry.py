@@ -15,7 +15,15 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from operators.ct_geometry import Beam, FanBeam, ImageGrid, beam_from_dict, require_positive
+from operators.ct_geometry import (
+    Beam,
+    FanBeam,
+    ImageGrid,
+    beam_from_dict,
+    require_angles,
+    require_finite,
+    require_positive,
+)
 
 
 def _require_count(name: str, value: float) -> None:
@@ -92,8 +100,7 @@ class ConeBeam:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "angles_rad", tuple(float(a) for a in self.angles_rad))
-        if not self.angles_rad or not all(math.isfinite(a) for a in self.angles_rad):
-            raise ValueError("A beam needs at least one view angle, and all angles must be finite.")
+        require_angles(self.angles_rad)
         for name in ("rows", "columns"):
             _require_count(name, getattr(self, name))
         for name in ("row_mm", "column_mm", "source_axis_mm"):
@@ -101,8 +108,7 @@ class ConeBeam:
         if not (math.isfinite(self.axis_detector_mm) and self.axis_detector_mm >= 0):
             raise ValueError(f"axis_detector_mm must be zero or more, not {self.axis_detector_mm}.")
         for name in ("column_offset_mm", "row_offset_mm"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be a finite number, not {getattr(self, name)}.")
+            require_finite(name, getattr(self, name))
 
     @property
     def views(self) -> int:

@@ -54,12 +54,12 @@ class ImageGrid:
         return cls(int(values["rows"]), int(values["columns"]), float(values["pixel_mm"]))
 
 
-def _require_finite(name: str, value: float) -> None:
+def require_finite(name: str, value: float) -> None:
     if not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, not {value}.")
 
 
-def _require_angles(angles_rad: tuple[float, ...]) -> None:
+def require_angles(angles_rad: tuple[float, ...]) -> None:
     if not angles_rad or not all(math.isfinite(angle) for angle in angles_rad):
         raise ValueError("A beam needs at least one view angle, and all angles must be finite.")
 
@@ -79,10 +79,10 @@ class ParallelBeam:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "angles_rad", tuple(float(a) for a in self.angles_rad))
-        _require_angles(self.angles_rad)
+        require_angles(self.angles_rad)
         for name in ("bins", "bin_mm"):
             require_positive(name, getattr(self, name))
-        _require_finite("offset_mm", self.offset_mm)
+        require_finite("offset_mm", self.offset_mm)
 
     @property
     def views(self) -> int:
@@ -129,8 +129,8 @@ class FanBeam:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "angles_rad", tuple(float(a) for a in self.angles_rad))
-        _require_angles(self.angles_rad)
-        _require_finite("offset_mm", self.offset_mm)
+        require_angles(self.angles_rad)
+        require_finite("offset_mm", self.offset_mm)
         for name in ("bins", "bin_mm", "source_axis_mm"):
             require_positive(name, getattr(self, name))
         if not (math.isfinite(self.axis_detector_mm) and self.axis_detector_mm >= 0):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from data.atomic import write_text
 from data.errors import InputError
@@ -19,7 +21,8 @@ from pipeline.machine import peak_memory_mb
 from pipeline.measurement import FILE_NAME, read_metadata
 from pipeline.problem import load_problem
 from pipeline.settings import require_choice
-from solvers.classical.registry import CLASSICAL
+from solvers.classical.registry import CLASSICAL, ClassicalMethod
+from solvers.problem import Problem
 
 
 def run(measurement: Path, method: str, out: Path, section: dict[str, Any]) -> None:
@@ -41,7 +44,7 @@ def run(measurement: Path, method: str, out: Path, section: dict[str, Any]) -> N
     began = time.perf_counter()
     try:
         with torch.inference_mode():
-            volume = CLASSICAL[method](problem, settings)
+            volume = reconstruct(CLASSICAL[method], problem, settings)
     except ValueError as error:
         raise InputError(f"baselines: {error}") from error
     seconds = time.perf_counter() - began
@@ -60,6 +63,14 @@ def run(measurement: Path, method: str, out: Path, section: dict[str, Any]) -> N
     }
     write_volume(out, array, units.affine, np.float32, f"{method} reconstruction, {units.name}")
     write_text(out.with_name(out.name.removesuffix(".nii.gz") + ".json"), json.dumps(record, indent=1) + "\n")
+
+
+def reconstruct(method: ClassicalMethod, problem: Problem, settings: Any) -> torch.Tensor:
+    """The method's volume (z y x) in prior units, with a progress bar where it takes many steps."""
+    if not method.tells_steps:
+        return method(problem, settings)
+    with tqdm(total=settings.iterations, desc=method.name, unit="step", file=sys.stderr, dynamic_ncols=True) as bar:
+        return method(problem, settings, lambda _: bar.update())
 
 
 @main_wrapper

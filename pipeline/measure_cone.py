@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from data.volume import Volume, spacing_of
+from data.volume import Volume
 from operators.cone_geometry import ConeBeam, VolumeGrid
 from operators.ct_geometry import view_angles
 from pipeline.measure_ct import AIR_HU, Grids, add_noise, air_outside, check_settings, make_grids
@@ -26,13 +26,27 @@ def simulate_cone(volume: Volume, settings: CtMeasureSettings, name: str) -> tup
     source turns in the plane of the volume's middle; what lies above and below the volume is air.
     """
     check_settings(settings)
-    grids = make_grids(volume, settings, name)
-    slice_mm = spacing_of(grids.truth_affine)[0]
-    grid = _grid(grids.truth_hu, grids.working_pixel_mm, slice_mm)
+    native_mm = volume.spacing_mm[0]
+    grids = join_slices(make_grids(volume, settings, name), settings.join_slices)
+    grid = _grid(grids.truth_hu, grids.working_pixel_mm, native_mm * settings.join_slices)
     beam = make_cone_beam(settings, grid)
     grids = air_outside(grids, field_of_view_radius_mm(beam, settings.range_deg))
-    clean = cone_integrals(grids, slice_mm, beam, settings)
+    clean = cone_integrals(grids, native_mm, beam, settings)
     return add_noise(clean, volume, grids, grid, beam, settings)
+
+
+def join_slices(grids: Grids, count: int) -> Grids:
+    """The grids with working slices that are the mean of `count` native ones each; the last native slices are left out
+    where they do not make a whole one. InputError: fewer native slices than that."""
+    if count == 1:
+        return grids
+    require_range(count, 1, len(grids.native_hu), "measure.join_slices")
+    slices = len(grids.native_hu) // count
+    native, truth = (array[: slices * count] for array in (grids.native_hu, grids.truth_hu))
+    joined = truth.reshape(slices, count, *truth.shape[1:]).mean(1)
+    along_z = np.eye(4)
+    along_z[2, 2:] = count, (count - 1) / 2
+    return Grids(native, grids.native_pixel_mm, joined, grids.truth_affine @ along_z)
 
 
 def make_cone_beam(settings: CtMeasureSettings, grid: VolumeGrid) -> ConeBeam:
@@ -68,7 +82,8 @@ def field_of_view_radius_mm(beam: ConeBeam, range_deg: float) -> float:
 
 
 def cone_integrals(grids: Grids, slice_mm: float, beam: ConeBeam, settings: CtMeasureSettings) -> torch.Tensor:
-    """Noiseless line integrals (views rows columns) of the native volume; InputError: more than memory allows."""
+    """Noiseless line integrals (views rows columns) of the native volume, whose slices lie slice_mm apart; InputError:
+    more than memory allows."""
     side = RAYS_A_SIDE if settings.simulation_model == "strip" else 1
     fine = replace(
         beam,

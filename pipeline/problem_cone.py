@@ -3,13 +3,15 @@ y = (p/mu - R 1)/|R|. A maps the whole volume (z y x) to projections (views rows
 """
 
 import math
+import sys
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.errors import InputError
-from operators.cone_astra import AstraConeProjector
+from operators.cone_astra import AstraConeProjector, astra_cuda_available
 from operators.cone_geometry import ConeGeometry, VolumeGrid, cone_from_dict, views_through_voxels
 from operators.cone_projector import ConeProjector
 from operators.norm import Normalised, operator_norm
@@ -26,14 +28,28 @@ SEEN = 0.5
 
 
 def make_projector(grid: VolumeGrid, beam: ConeGeometry, model: str) -> ConeProjector:
-    """The projector of a model, "linear" or "astra" (the same but on CUDA, where ASTRA's kernels compute it).
+    """The projector of a model, "linear" or "astra" (the same but on CUDA, where ASTRA's kernels compute it; where
+    there is no such device, "linear", and one sentence says so).
 
     InputError where the geometry cannot be or the memory does not hold it.
     """
+    if model == "astra" and not astra_cuda_available():
+        _say_no_cuda()
+        model = "linear"
     try:
         return PROJECTORS[model](grid, beam)
     except ValueError as error:
         raise InputError(f"measure: {error}") from error
+
+
+@cache
+def _say_no_cuda() -> None:
+    """Once a process."""
+    print(
+        "measure.reconstruction_model: astra needs a CUDA device that ASTRA and torch both reach, and there is none; "
+        "the built-in projector is used.",
+        file=sys.stderr,
+    )
 
 
 def cone_problem(measurement: Measurement) -> tuple[Problem, Units]:

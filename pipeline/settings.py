@@ -19,6 +19,7 @@ class CtMeasureSettings:
     bins null: one and a half times the working matrix, rounded to even; a bin is as wide as a working pixel.
     rows null: as many detector rows as slices, each as high as a slice at the axis (cone beam only; bins are columns).
     column_offset_mm, row_offset_mm: shift of the cone beam's detector along its columns and rows.
+    join_slices: native slices whose mean is one slice of the working grid (cone beam only).
     noise_of_largest_ray: root mean square noise of the line integrals as a fraction of the largest, instead of photons.
     simulation_model and reconstruction_model: ASTRA projectors; they must differ where the native grid is kept.
     model_error: standard deviation of what the working grid cannot express, as a fraction of the root mean square line
@@ -44,6 +45,7 @@ class CtMeasureSettings:
     mu_water_per_mm: float = 0.0192
     simulation_model: str = "strip"
     reconstruction_model: str = "linear"
+    join_slices: int = 1
     model_error: float = 0.003
     holdout_views: int = 0
     seed: int = 0

@@ -21,25 +21,35 @@ from solvers.settings import SettingsError, settings_from_dict
 
 @dataclass(frozen=True)
 class ClassicalMethod:
-    """A reconstruction without a learnt prior, its settings and the modalities it serves."""
+    """A reconstruction without a learnt prior, its settings and the modalities it serves.
+
+    tells_steps: whether the function takes a third argument, called with the estimate after each of the at most
+    `settings.iterations` steps.
+    """
 
     name: str
-    function: Callable[[Problem, Any], Tensor]
+    function: Callable[..., Tensor]
     settings_class: type
     modalities: tuple[str, ...]
+    tells_steps: bool = False
 
     def settings(self, values: Mapping[str, Any] | None = None) -> Any:
         """Settings from a mapping; SettingsError for unknown keys and impossible values."""
         return settings_from_dict(self.settings_class, values or {}, self.name)
 
-    def __call__(self, problem: Problem, settings: Any = None) -> Tensor:
-        """Reconstruction (z y x) in prior units; `settings` is a mapping, an object of settings_class, or None."""
+    def __call__(
+        self, problem: Problem, settings: Any = None, callback: Callable[[Tensor], None] | None = None
+    ) -> Tensor:
+        """Reconstruction (z y x) in prior units; `settings` is a mapping, an object of settings_class, or None.
+
+        `callback` is called after every step where the method tells its steps, else never.
+        """
         modality = "mr" if problem.dtype.is_complex else "ct"
         if modality not in self.modalities:
             raise SettingsError(f"{self.name} does not reconstruct {modality.upper()} data.")
         if settings is None or isinstance(settings, Mapping):
             settings = self.settings(settings)
-        return self.function(problem, settings)
+        return self.function(problem, settings, callback) if self.tells_steps else self.function(problem, settings)
 
 
 CLASSICAL: dict[str, ClassicalMethod] = {
@@ -48,7 +58,7 @@ CLASSICAL: dict[str, ClassicalMethod] = {
         ClassicalMethod("fbp", analytic, FbpSettings, ("ct",)),
         ClassicalMethod("fdk", fdk, FbpSettings, ("ct",)),
         ClassicalMethod("cgls", cgls, CglsSettings, ("ct", "mr")),
-        ClassicalMethod("tv", total_variation, TvSettings, ("ct", "mr")),
+        ClassicalMethod("tv", total_variation, TvSettings, ("ct", "mr"), tells_steps=True),
         ClassicalMethod("zero_filled", zero_filled, ZeroFilledSettings, ("mr",)),
         ClassicalMethod("cg_sense", cg_sense, CgSenseSettings, ("mr",)),
         ClassicalMethod("wavelet", wavelet, WaveletSettings, ("mr",)),

@@ -12,13 +12,16 @@ import torch
 from data.errors import InputError
 from data.nifti import read_volume, write_volume
 from data.volume import Volume
+from operators.cone_astra import astra_cuda_available
 from operators.cone_geometry import ConeBeam, ConeVectors, VolumeGrid, cone_from_dict, views_through_voxels
+from operators.cone_projector import ConeProjector
 from operators.ct_geometry import view_angles
-from pipeline import baseline, ingest, measure
+from pipeline import baseline, ingest, measure, problem_cone
 from pipeline.measure_cone import field_of_view_radius_mm, make_cone_beam, simulate_cone
 from pipeline.measure_ct import hold_out_views
 from pipeline.measurement import read_measurement, write_measurement
 from pipeline.problem import load_problem, with_start
+from pipeline.problem_cone import make_projector
 from pipeline.settings import CtMeasureSettings
 from solvers.classical.fbp import FbpSettings
 from solvers.classical.fdk import backproject_cone
@@ -93,6 +96,29 @@ def test_problem_is_normalised_and_its_truth_fits(folder, measured):
     assert float(v.norm()) == pytest.approx(1, abs=0.03)
     assert float((problem.x_init - truth).norm() / truth.norm()) < 0.3
     assert 0.3 <= problem.sigma_init <= 1
+
+
+@pytest.mark.skipif(astra_cuda_available(), reason="there is a CUDA device, which is used")
+def test_astras_kernels_without_cuda_are_replaced_in_one_sentence(measured, capsys):
+    problem_cone._say_no_cuda.cache_clear()
+    grid, beam = (measured[0].metadata[key] for key in ("grid", "beam"))
+    for _ in range(2):
+        projector = make_projector(VolumeGrid.from_dict(grid), cone_from_dict(beam), "astra")
+        assert type(projector) is ConeProjector
+    assert capsys.readouterr().err.count("the built-in projector is used.") == 1
+
+
+def test_joined_slices_are_means_in_their_place(volume):
+    joined, truth = simulate_cone(volume, replace(SETTINGS, join_slices=5, rows=None), "chest")
+    plain, whole = simulate_cone(volume, replace(SETTINGS, rows=None), "chest")
+    assert truth.shape == (2, 24, 24)
+    np.testing.assert_allclose(truth, whole[:10].reshape(2, 5, 24, 24).mean(1), rtol=1e-5)
+    assert joined.metadata["spacing_mm"] == pytest.approx([15.0, 3.0, 3.0])
+    # Slice 0 is centred on native slice 2.
+    expected = np.array(plain.metadata["affine"]) @ [0, 0, 2, 1]
+    np.testing.assert_allclose(np.array(joined.metadata["affine"]) @ [0, 0, 0, 1], expected)
+    with pytest.raises(InputError, match=r"measure\.join_slices"):
+        simulate_cone(volume, replace(SETTINGS, join_slices=13), "chest")
 
 
 def test_a_second_reading_finds_the_start_and_the_norm(folder):
