@@ -1,8 +1,10 @@
 """The correction that every solver here shares: denoised volume in, volume that also fits the data out.
 
 The denoiser's error is modelled as Gaussian, x = h + S v with v ~ N(0, I) and S = diag(r) L_z L_y L_x: standard
-deviation r for every voxel, AR(1) correlation along each axis (L L^H has entries c^|i-j|). With the data y = A x + n,
-cov(n) = W^-1, the posterior of v has precision M = I + S^H A^H W A S, and x = h + S v is
+deviation r for every voxel, AR(1) correlation along each axis (L L^H has entries c^|i-j|). A share b of the variance may
+reach further, S = diag(r) [sqrt(1-b) L_z L_y L_x, sqrt(b) B_z B_y B_x]: what was not measured, as the missing wedge of
+limited angles, is wrong over many voxels at once. With the data y = A x + n, cov(n) = W^-1, the posterior of v has
+precision M = I + S^H A^H W A S, and x = h + S v is
 
     argmin_x (x-h)^H (S S^H)^-1 (x-h) / 2 + |y - A x|^2_W / 2          (its mode), or a draw from N(mode, S M^-1 S^H).
 
@@ -12,6 +14,7 @@ preconditioning that conjugate gradients need for perturbed right-hand sides.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,40 +30,78 @@ if TYPE_CHECKING:
     from models.prior import SlicePrior
 
 
+Lags = tuple[float, float, float]
+
+
 @dataclass(frozen=True)
 class ErrorModel:
-    """Covariance factor S of the denoiser's error: `r` (z y x) standard deviation, `correlation` lag-1 along (z, y,
-    x)."""
+    """Covariance factor S of the denoiser's error: `r` (z y x) standard deviation, `correlation` lag-1 along (z, y, x)
+    and `broad_correlation` that of the share `broad_share` of the variance."""
 
     r: Tensor
-    correlation: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    correlation: Lags = (0.0, 0.0, 0.0)
+    broad_share: float = 0.0
+    broad_correlation: Lags = (0.0, 0.0, 0.0)
+
+    def parts(self) -> list[tuple[float, Lags]]:
+        """(weight, lag-1 correlation) of the independent parts of the error; the squared weights add up to 1."""
+        if self.broad_share == 0:
+            return [(1.0, self.correlation)]
+        return [((1 - self.broad_share) ** 0.5, self.correlation), (self.broad_share**0.5, self.broad_correlation)]
+
+    def latent_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape (part z y x) of v for volumes of `shape` (z y x)."""
+        return (len(self.parts()), *shape)
 
     def factor(self, v: Tensor) -> Tensor:
-        """S v."""
-        for axis, c in enumerate(self.correlation):
-            if c > 0:
-                v = ar1_draw(v.movedim(axis, 0), c).movedim(0, axis)
-        return self.r * v
+        """S v, (part z y x) to (z y x)."""
+        return self.r * sum(weight * _correlate(part, c) for part, (weight, c) in zip(v, self.parts(), strict=True))
 
     def factor_adjoint(self, x: Tensor) -> Tensor:
-        """S^H x."""
+        """S^H x, (z y x) to (part z y x)."""
         x = self.r * x
-        for axis, c in reversed(list(enumerate(self.correlation))):
-            if c > 0:
-                x = ar1_draw_adjoint(x.movedim(axis, 0), c).movedim(0, axis)
-        return x
+        return torch.stack([weight * _correlate_adjoint(x, c) for weight, c in self.parts()])
+
+
+def _correlate(v: Tensor, correlation: Lags) -> Tensor:
+    for axis, c in enumerate(correlation):
+        if c > 0:
+            v = ar1_draw(v.movedim(axis, 0), c).movedim(0, axis)
+    return v
+
+
+def _correlate_adjoint(x: Tensor, correlation: Lags) -> Tensor:
+    for axis, c in reversed(list(enumerate(correlation))):
+        if c > 0:
+            x = ar1_draw_adjoint(x.movedim(axis, 0), c).movedim(0, axis)
+    return x
 
 
 def error_correlation(
-    problem: Problem, prior: SlicePrior, purpose: str, length_mm: float | None, pixels: float | None
-) -> tuple[float, float, float]:
-    """Lag-1 correlation (z, y, x) of the denoiser's error; what is null is the card's `error` for the purpose ("point"
-    or "sample"), white without one."""
+    problem: Problem,
+    prior: SlicePrior,
+    purpose: str,
+    length_mm: float | None,
+    pixels: float | None,
+    broad_share: float | None = None,
+) -> tuple[Lags, float, Lags]:
+    """What an ErrorModel is made of beside r: correlation, broad_share, broad_correlation.
+
+    What is null is the card's `error` for the purpose ("point" or "sample"), white without one; the lengths of the
+    broad share are the card's.
+    """
     card = prior.card.get("error", {}).get(purpose, {})
-    length_mm = card.get("length_mm", 0.0) if length_mm is None else length_mm
-    pixels = card.get("pixels", 0.0) if pixels is None else pixels
-    in_slice = coupling_coefficient(1.0, pixels)
-    return coupling_coefficient(problem.spacing_mm[0], length_mm), in_slice, in_slice
+
+    def lags(length_mm: float, pixels: float) -> Lags:
+        in_slice = coupling_coefficient(1.0, pixels)
+        return coupling_coefficient(problem.spacing_mm[0], length_mm), in_slice, in_slice
+
+    near = lags(
+        card.get("length_mm", 0.0) if length_mm is None else length_mm,
+        card.get("pixels", 0.0) if pixels is None else pixels,
+    )
+    share = card.get("broad_share", 0.0) if broad_share is None else broad_share
+    return near, share, lags(card.get("broad_length_mm", 0.0), card.get("broad_pixels", 0.0))
 
 
 def correct(
@@ -89,6 +130,6 @@ def correct(
         )
     b = error.factor_adjoint(A.adjoint(right))
     if draws is not None:
-        b = b + draws.normal(h.shape, h.dtype, *tags, "prior").to(h.device)
+        b = b + draws.normal(error.latent_shape(h.shape), h.dtype, *tags, "prior").to(h.device)
     v = conjugate_gradient(precision, b, torch.zeros_like(b), iterations, tolerance)
     return h + error.factor(v)

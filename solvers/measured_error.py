@@ -28,7 +28,7 @@ def error_scale(problem: Problem, h: torch.Tensor, error: ErrorModel, draws: Dra
 
     components = 2 if problem.y.is_complex() else 1
     measured = components * int((weights > 0).sum())
-    probe = draws.normal(h.shape, h.dtype, "error scale").to(h.device)
+    probe = draws.normal(error.latent_shape(h.shape), h.dtype, "error scale").to(h.device)
     expected = weighted(problem.A(error.factor(probe)))
     return (weighted(problem.y - problem.A(h)) - measured) / expected
 

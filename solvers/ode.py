@@ -78,7 +78,7 @@ def ode(
     for level, sigma, sigma_next in following(sigmas, state.level):
         h, variance = prior.denoise(state.x, sigma, problem.spacing_mm, noise_correlation=c)
         r = (settings.trust * prior.r2_scale(sigma, "sample") * variance).sqrt()
-        estimate = correct(problem, h, ErrorModel(r, error_c), settings.cg_iterations, settings.cg_tolerance)
+        estimate = correct(problem, h, ErrorModel(r, *error_c), settings.cg_iterations, settings.cg_tolerance)
         past = _past(sigmas, level, state.extra)
         here, x = _step(settings, Point(sigma, state.x, estimate), h, past, sigma_next, lambda at=level + 1: noise(at))
         extra = {"x": here.x, "estimate": estimate}

@@ -36,6 +36,7 @@ class PamSettings:
                         to frame and then do not add up from level to level
     error_length_mm     correlation length of the denoiser's error along z; 0: white, null: the prior's card
     error_pixels        correlation length of the denoiser's error in the slice; 0: white, null: the prior's card
+    broad_share         share of the error's variance that reaches further, as the prior's card says; null: the card's
     cg_iterations, cg_tolerance   of every correction
     """
 
@@ -45,10 +46,11 @@ class PamSettings:
     sigma_min: float | None = None
     trust: float | None = None
     residual_share: float = 1.0
-    noise_length_mm: float = 4.0
+    noise_length_mm: float = 12.0
     reflect: bool = True
     error_length_mm: float | None = None
     error_pixels: float | None = None
+    broad_share: float | None = None
     cg_iterations: int = 30
     cg_tolerance: float = 1e-2
 
@@ -72,7 +74,9 @@ def pam(
     """
     sample = settings.mode == "sample"
     noise_c = coupling_coefficient(problem.spacing_mm[0], settings.noise_length_mm) if sample else 0.0
-    error_c = error_correlation(problem, prior, settings.mode, settings.error_length_mm, settings.error_pixels)
+    error_c = error_correlation(
+        problem, prior, settings.mode, settings.error_length_mm, settings.error_pixels, settings.broad_share
+    )
     sigmas = karras_levels(
         settings.sigma_max or problem.sigma_init, settings.sigma_min or SIGMA_MIN[settings.mode], settings.levels
     )
@@ -94,13 +98,13 @@ def pam(
         variance = prior.r2_scale(sigma, settings.mode) * variance
         trust = float(state.extra["trust"])
         if level == MEASURED_LEVEL and per_scale:
-            error = ErrorModel(variance.sqrt(), error_c)
+            error = ErrorModel(variance.sqrt(), *error_c)
             trust = measured_trust(problem, h, error, per_scale, settings.mode, draws)
         variance = trust * variance
         x = correct(
             problem,
             h,
-            ErrorModel(variance.sqrt(), error_c),
+            ErrorModel(variance.sqrt(), *error_c),
             settings.cg_iterations,
             settings.cg_tolerance,
             draws if sample else None,

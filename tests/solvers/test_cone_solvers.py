@@ -45,7 +45,7 @@ def problem():
 def test_correction_is_the_posterior_mode(problem, correlation):
     error = ErrorModel(0.2 + 0.3 * normal(SHAPE, torch.float32, 3).abs(), correlation)
     h = 0.3 * normal(SHAPE, torch.float32, 4)
-    units = torch.eye(h.numel()).reshape(-1, *SHAPE)
+    units = torch.eye(h.numel()).reshape(-1, 1, *SHAPE)
     S = torch.stack([error.factor(unit).flatten() for unit in units], 1).double()
     A = dense(problem.A, SHAPE, torch.float32).double()
     weight = float(problem.weights.max())

@@ -10,7 +10,13 @@ from tests.solvers.problems import make_problem, normal, stationary_prior
 
 SHAPE = (3, 3, 4)
 ROWS = 5
-CORRELATIONS = [(0.0, 0.0, 0.0), (0.6, 0.0, 0.0), (0.5, 0.3, 0.2)]
+# (correlation, broad_share, broad_correlation)
+CORRELATIONS = [
+    ((0.0, 0.0, 0.0), 0.0, (0.0, 0.0, 0.0)),
+    ((0.6, 0.0, 0.0), 0.0, (0.0, 0.0, 0.0)),
+    ((0.5, 0.3, 0.2), 0.0, (0.0, 0.0, 0.0)),
+    ((0.5, 0.3, 0.2), 0.4, (0.9, 0.8, 0.7)),
+]
 
 
 class FixedDraws:
@@ -27,40 +33,47 @@ def problem_and_error(correlation, dtype=torch.float32):
     prior = stationary_prior(SHAPE[1:], 0.5, 1.0)
     problem, _ = make_problem(SHAPE, ROWS, 0.2, prior, dtype)
     r = 0.2 + 0.3 * normal(SHAPE, torch.float32, 11).abs()
-    return problem, ErrorModel(r, correlation)
+    return problem, ErrorModel(r, *correlation)
 
 
 def dense_terms(problem, error):
     """(A, W, S S^T) of the whole volume as float64 matrices."""
     size = torch.Size(SHAPE).numel()
     units = torch.eye(size, dtype=problem.dtype).reshape(size, *SHAPE)
+    latent = error.latent_shape(SHAPE)
+    v_units = torch.eye(torch.Size(latent).numel(), dtype=problem.dtype).unflatten(1, latent)
     wide = torch.complex128 if problem.dtype.is_complex else torch.float64
     A = torch.stack([problem.A(unit).flatten() for unit in units], 1).to(wide)
-    S = torch.stack([error.factor(unit).flatten() for unit in units], 1).to(wide)
+    S = torch.stack([error.factor(unit).flatten() for unit in v_units], 1).to(wide)
     W = problem.weights.expand(problem.y.shape).flatten().to(wide)
     return A, W, S @ S.mH
 
 
 def covariance_by_lags(correlation, r):
-    """r_i r_j c_z^|dz| c_y^|dy| c_x^|dx| written out."""
-    total = torch.ones(1, 1)
-    for length, c in zip(SHAPE, correlation, strict=True):
-        lags = (torch.arange(length)[:, None] - torch.arange(length)[None, :]).abs()
-        total = torch.kron(total, torch.tensor(c) ** lags)
-    return total * r.flatten()[:, None] * r.flatten()[None, :]
+    """r_i r_j sum over parts of share c_z^|dz| c_y^|dy| c_x^|dx|, written out."""
+    near, share, broad = correlation
+    covariance = 0
+    for weight, lag_one in ((1 - share, near), (share, broad)):
+        part = torch.ones(1, 1)
+        for length, c in zip(SHAPE, lag_one, strict=True):
+            lags = (torch.arange(length)[:, None] - torch.arange(length)[None, :]).abs()
+            part = torch.kron(part, torch.tensor(c) ** lags)
+        covariance = covariance + weight * part
+    return covariance * r.flatten()[:, None] * r.flatten()[None, :]
 
 
 @pytest.mark.parametrize("correlation", CORRELATIONS)
-def test_error_covariance_is_separable_ar1(correlation):
+def test_error_covariance_is_a_mixture_of_separable_ar1(correlation):
     problem, error = problem_and_error(correlation)
     _, _, covariance = dense_terms(problem, error)
     assert torch.allclose(covariance.float(), covariance_by_lags(correlation, error.r), atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
-def test_factor_adjoint(dtype):
-    _, error = problem_and_error((0.5, 0.3, 0.2), dtype)
-    v, x = normal(SHAPE, dtype, 1), normal(SHAPE, dtype, 2)
+@pytest.mark.parametrize("correlation", CORRELATIONS)
+def test_factor_adjoint(correlation, dtype):
+    _, error = problem_and_error(correlation, dtype)
+    v, x = normal(error.latent_shape(SHAPE), dtype, 1), normal(SHAPE, dtype, 2)
     left = (x.conj() * error.factor(v)).sum()
     right = (error.factor_adjoint(x).conj() * v).sum()
     assert torch.allclose(left, right, rtol=1e-4)
@@ -84,10 +97,11 @@ def test_draws_have_the_posterior_covariance(correlation):
     """x = mode + L xi for the noise xi that is put in; L L^T must be (C^-1 + A^T W A)^-1."""
     problem, error = problem_and_error(correlation)
     h = normal(SHAPE, torch.float32, 12)
-    size, measured = h.numel(), problem.y.numel()
+    latent, measured = error.latent_shape(SHAPE), problem.y.numel()
+    size = torch.Size(latent).numel()
 
     def draw(noise):
-        fixed = FixedDraws(noise[:measured].reshape(problem.y.shape), noise[measured:].reshape(SHAPE))
+        fixed = FixedDraws(noise[:measured].reshape(problem.y.shape), noise[measured:].reshape(latent))
         return correct(problem, h, error, 80, 1e-7, fixed).flatten().double()
 
     mode = draw(torch.zeros(measured + size))

@@ -20,7 +20,7 @@ def wrong_by(scale, dtype, sigma_y=0.05):
     truth = draws.normal((64, 8, 8), dtype, "truth")
     noise = draws.normal(problem.y.shape, dtype, "noise")
     error = ErrorModel(0.2 * (1 + torch.rand(64, 8, 8, generator=draws.generator("r"))), (0.5, 0.3, 0.3))
-    h = truth - scale**0.5 * error.factor(draws.normal(truth.shape, dtype, "error"))
+    h = truth - scale**0.5 * error.factor(draws.normal((1, *truth.shape), dtype, "error"))
     return replace(problem, y=problem.A(truth) + sigma_y * noise), h, error
 
 
