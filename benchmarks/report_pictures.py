@@ -22,6 +22,8 @@ from data.errors import InputError
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 MOST_BYTES = 400_000
+# A busy machine may take minutes to unpack a page.
+PATIENCE_MS = 300_000
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 COLOURS = (256, 192, 128, 96, 64)
 
@@ -99,6 +101,7 @@ def page_of(results: Path, start: str) -> Path:
 def take(browser: Any, shot: Shot, path: Path) -> bytes:
     """PNG of a page's window after the shot's preparation; reports how long the page took to be ready."""
     page = browser.new_page(viewport={"width": shot.size[0], "height": shot.size[1]})
+    page.set_default_timeout(PATIENCE_MS)
     start = time.perf_counter()
     page.goto(path.resolve().as_uri())
     if shot.page:
