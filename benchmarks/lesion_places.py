@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
-from benchmarks.lesion_model import Lesion, Spacing, distance_inside, insert, random_places, remove
+from benchmarks.lesion_model import Lesion, distance_inside, insert, random_places, remove
 from pipeline.evaluate import patient_mask
+from solvers.matched_filter import Spacing
 
 DIAMETERS_MM = (4.0, 6.0, 8.0, 12.0)
-# Contrasts by tissue: HU for CT, shares of the volume's 99.5th percentile for MR.
-CONTRASTS = {"lung": (400.0, 800.0), "soft": (-40.0, 40.0), "white": (0.15, 0.3)}
+# Contrasts by tissue: HU for CT, shares of the local signal for MR.
+CONTRASTS = {"lung": (400.0, 800.0), "soft": (-40.0, 40.0), "white": (-0.3, -0.15, 0.15)}
 TISSUES = {"ct": ("lung", "soft"), "mr": ("white",)}
+# What two lesions' centres are apart beyond the diameter of the smaller one.
+APART_MM = {"lung": 12.0, "soft": 12.0, "white": 7.0}
 MARGIN_MM = 2.0
+# Millimetres over which MR's local signal is averaged.
+LOCAL_MM = 6.0
 SHELL_MM = 4.0
 REMOVED_MM = (3.0, 12.0)
 REMOVED_HU = -500.0
@@ -69,7 +75,6 @@ def make_phantom(
 ) -> Phantom:
     """Lesions of every size and contrast, `of_each` a kind where there is room, and up to `removals` structures out."""
     masks = tissue_masks(volume, modality, spacing_mm)
-    unit = 1.0 if modality == "ct" else float(np.percentile(volume, 99.5))
     out = find_removals(volume, masks["lung"], spacing_mm, removals, generator) if modality == "ct" else []
     changed = volume
     removed: list[Removal] = []
@@ -80,13 +85,27 @@ def make_phantom(
     # Large lesions first: they have fewer places.
     for diameter in sorted(DIAMETERS_MM, reverse=True):
         for tissue in TISSUES[modality]:
+            signal = np.ones(volume.shape) if modality == "ct" else local_signal(volume, masks[tissue], spacing_mm)
             room = has_room(masks[tissue], diameter, spacing_mm)
-            apart = max(DIAMETERS_MM) + diameter
+            apart = APART_MM[tissue] + diameter
             for contrast in CONTRASTS[tissue]:
                 taken = [item.centre for item in [*lesions, *removed]]
                 places = random_places(room, of_each, apart, spacing_mm, generator, taken)
-                lesions += [Lesion(place, diameter, contrast * unit, tissue) for place in places]
+                lesions += [Lesion(p, diameter, contrast * float(signal[p]), tissue, contrast) for p in places]
     return Phantom(volume, insert(changed, lesions, spacing_mm), tuple(lesions), tuple(removed))
+
+
+def local_signal(volume: np.ndarray, mask: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
+    """Mean (z y x) of the tissue's voxels about every voxel, weighted by a Gaussian of LOCAL_MM."""
+    widths = [LOCAL_MM / step for step in spacing_mm]
+    weight = ndimage.gaussian_filter(mask.astype(np.float64), widths)
+    return ndimage.gaussian_filter(volume * mask.astype(np.float64), widths) / np.maximum(weight, 1e-9)
+
+
+def contrast_unit(volume: np.ndarray, masks: Mapping[str, np.ndarray], modality: str) -> float:
+    """Contrast 1 in the volume's units: 1 HU for CT, the median signal of the tissue for MR."""
+    inside = masks.get("white", np.zeros(volume.shape, bool))
+    return float(np.median(volume[inside])) if modality == "mr" and inside.any() else 1.0
 
 
 def has_room(mask: np.ndarray, diameter_mm: float, spacing_mm: Spacing) -> np.ndarray:

@@ -9,18 +9,9 @@ from functools import cached_property
 import numpy as np
 from scipy import ndimage
 
-from benchmarks.lesion_model import (
-    Lesion,
-    MatchedFilter,
-    Spacing,
-    auc,
-    ball,
-    local_maxima,
-    matched_filter,
-    overlap,
-    random_places,
-)
-from benchmarks.lesion_places import CONTRASTS, DIAMETERS_MM, Phantom, has_room
+from benchmarks.lesion_model import Lesion, auc, local_maxima, random_places
+from benchmarks.lesion_places import CONTRASTS, DIAMETERS_MM, Phantom, Removal, has_room
+from solvers.matched_filter import MatchedFilter, Spacing, ball, matched_filter, overlap
 
 BACKGROUND_PLACES = 200
 
@@ -106,7 +97,7 @@ def lesion_rows(scene: Scene, changed: np.ndarray, original: np.ndarray) -> list
                 "kind": "inserted" if inserted else "removed",
                 "tissue": item.tissue,
                 "diameter_mm": diameter,
-                "contrast": round(item.contrast / scene.unit, 3),
+                "contrast": relative_contrast(scene, item),
                 "place": list(place),
                 "recovery": float(found / true),
                 "detection": auc(np.array([here]), background),
@@ -114,6 +105,12 @@ def lesion_rows(scene: Scene, changed: np.ndarray, original: np.ndarray) -> list
             }
         )
     return rows
+
+
+def relative_contrast(scene: Scene, item: Lesion | Removal) -> float:
+    """HU for CT, a share of the signal for MR."""
+    given = item.relative if isinstance(item, Lesion) else None
+    return round(item.contrast / scene.unit if given is None else given, 3)
 
 
 def background_places(scene: Scene, tissue: str, diameter_mm: float, count: int) -> tuple[np.ndarray, ...]:
@@ -202,52 +199,42 @@ def empty_places(scene: Scene, changed: np.ndarray) -> dict[str, list[Blob]]:
 
 
 def warning_aucs(
-    found: Mapping[str, Mapping[str, list[Blob]]], empty: Mapping[str, list[Blob]], score: Callable[[str, bool], Score]
+    found: Mapping[str, Mapping[str, list[Blob]]], empty: Mapping[str, list[Blob]], score: Score
 ) -> dict[str, float]:
     """Whether a score is larger where the reconstruction is wrong.
 
     false: false structures against correct ones. missed: missed structures against places that are rightly empty.
-    both: all wrong places against all right ones. score(tissue, shown) scores a place of the tissue at which the
-    reconstruction shows a structure, or none.
+    both: all wrong places against all right ones. alike: the same, pairs of one tissue and size alone, for small
+    structures are wrong more often than large ones whatever a score says.
     """
-    values: dict[str, list[float]] = {kind: [] for kind in ("correct", "false", "missed", "empty")}
-    for tissue, by_kind in found.items():
-        for kind, places in (*by_kind.items(), ("empty", empty[tissue])):
-            of = score(tissue, kind in ("correct", "false"))
-            values[kind] += [of(blob) for blob in places]
-    v = {kind: np.array(numbers) for kind, numbers in values.items()}
-    wrong, right = np.concatenate([v["false"], v["missed"]]), np.concatenate([v["correct"], v["empty"]])
+    rows = [
+        (kind, (tissue, blob.diameter_mm), score(blob))
+        for tissue, by_kind in found.items()
+        for kind, places in (*by_kind.items(), ("empty", empty[tissue]))
+        for blob in places
+    ]
+
+    def values(*kinds: str, group: tuple[str, float] | None = None) -> np.ndarray:
+        return np.array([value for kind, of, value in rows if kind in kinds and group in (None, of)])
+
+    groups = sorted({group for _, group, _ in rows})
+    pairs = [(values("false", "missed", group=g), values("correct", "empty", group=g)) for g in groups]
+    pairs = [(wrong, right) for wrong, right in pairs if wrong.size and right.size]
+    weights = [wrong.size * right.size for wrong, right in pairs]
+    alike = np.average([auc(*pair) for pair in pairs], weights=weights) if pairs else np.nan
     return {
-        "both": auc(wrong, right),
-        "false": auc(v["false"], v["correct"]),
-        "missed": auc(v["missed"], v["empty"]),
+        "both": auc(values("false", "missed"), values("correct", "empty")),
+        "false": auc(values("false"), values("correct")),
+        "missed": auc(values("missed"), values("empty")),
+        "alike": float(alike),
     }
 
 
-def map_score(scene: Scene, volume: np.ndarray) -> Callable[[str, bool], Score]:
+def map_score(scene: Scene, volume: np.ndarray) -> Score:
     """Mean of a map (z y x) over the ball of a place; larger means more suspicious."""
-    return lambda tissue, shown: (
-        lambda blob: float(within(volume, blob.place, blob.diameter_mm / 2, scene.spacing_mm).mean())
-    )
+    return lambda blob: float(within(volume, blob.place, blob.diameter_mm / 2, scene.spacing_mm).mean())
 
 
-def response_score(scene: Scene, samples: np.ndarray) -> Callable[[str, bool], Score]:
-    """How open the samples (K z y x) leave whether there is a structure: their spread of the filter's response a, over
-    the distance from what would make the reconstruction wrong.
-
-    sd_k(a(x_k)) / (|a| - T/2) where one is shown, which is false if the truth responds with less than T/2;
-    sd_k(a(x_k)) / (T - |a|) where none is, which is a miss if the truth responds with more than T.
-    """
-
-    def of_tissue(tissue: str, shown: bool) -> Score:
-        limit = scene.threshold(tissue)
-
-        def score(blob: Blob) -> float:
-            draws = np.array([scene.filters[blob.diameter_mm].at(sample, blob.place) for sample in samples])
-            size = abs(draws.mean())
-            distance = size - limit / 2 if shown else limit - size
-            return float(draws.std(ddof=1) / max(distance, limit / 10))
-
-        return score
-
-    return of_tissue
+def sized_score(maps: Mapping[float, np.ndarray]) -> Score:
+    """Value at a place of the map (z y x) that was made for structures of the place's diameter."""
+    return lambda blob: float(maps[blob.diameter_mm][blob.place])

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.lesion_places import Phantom, make_phantom, tissue_masks
+from benchmarks.lesion_places import DIAMETERS_MM, Phantom, contrast_unit, make_phantom, tissue_masks
 from benchmarks.lesion_scores import (
     Scene,
     empty_places,
     lesion_rows,
     map_score,
-    response_score,
+    sized_score,
     structures,
     volume_cm3,
     warning_aucs,
@@ -45,13 +45,14 @@ from data.nifti import read_volume, write_volume
 from data.volume import Volume
 from pipeline import measure
 from pipeline.cli import main_wrapper
+from pipeline.doubt import doubt_maps
 from pipeline.measurement import read_metadata, read_tensors, write_tensors
-from solvers.null_space import support_maps
+from pipeline.settings import UncertaintySettings
 
 ROOT = Path(__file__).parent.parent
 METHODS = ("tv", "dds", "diffusion_mbir", "pam", "pam_point")
 STATES = ("original", "changed")
-VALUE_OF = {"pam_point": "pam"}
+SAMPLES_OF, POINT_OF = {"pam_point": "pam"}, {"pam": "pam_point"}
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def make_scene(plan: Plan, phantom: Phantom, native: Volume, folders: dict[str, 
     """Truths, masks and places on the grid of the reconstruction."""
     truths = {state: read_volume(folders[state] / "truth.nii.gz") for state in STATES}
     original, changed = truths["original"], truths["changed"]
+    masks = tissue_masks(original.array_zyx, plan.modality, original.spacing_mm)
     step = np.linalg.inv(original.affine) @ native.affine
 
     def moved(items: Sequence[Any]) -> tuple[Any, ...]:
@@ -144,9 +146,9 @@ def make_scene(plan: Plan, phantom: Phantom, native: Volume, folders: dict[str, 
 
     return Scene(
         phantom=Phantom(original.array_zyx, changed.array_zyx, moved(phantom.lesions), moved(phantom.removals)),
-        masks=tissue_masks(original.array_zyx, plan.modality, original.spacing_mm),
+        masks=masks,
         spacing_mm=original.spacing_mm,
-        unit=1.0 if plan.modality == "ct" else float(np.percentile(original.array_zyx, 99.5)),
+        unit=contrast_unit(original.array_zyx, masks, plan.modality),
         seed=plan.seed,
     )
 
@@ -162,20 +164,25 @@ def figures(scene: Scene, changed: np.ndarray, original: np.ndarray) -> dict[str
     }
 
 
-def warnings(scene: Scene, case: Case, estimate: Tensor, spread: Tensor) -> tuple[dict[str, Any], np.ndarray]:
-    """(AUCs of the flag, the standard deviation and the response's spread; the flag (z y x)) of an estimate of
-    `changed`.
+def warnings(
+    scene: Scene, case: Case, estimate: Tensor, best: Tensor, samples: Tensor
+) -> tuple[dict[str, Any], np.ndarray]:
+    """(AUCs of scores that may warn of wrong places in an estimate of `changed`, the flag (z y x) as the pipeline
+    writes it).
 
-    spread: the samples (K z y x) that stand for its uncertainty.
+    best: the point estimate where there is one, else the mean; samples (K z y x): what stands for the uncertainty.
     """
-    flag = np.asarray(support_maps(case.problem, estimate, spread)["flag_score"])
-    samples = np.stack([case.units.to_physical(sample) for sample in spread])
+    sizes = tuple(sorted({*DIAMETERS_MM, UncertaintySettings().structure_mm}))
+    maps = doubt_maps(case.problem, case.units.modality, case.prior.card, estimate, best, samples, sizes)
+    flag = maps[UncertaintySettings().structure_mm]
+    physical = np.stack([case.units.to_physical(sample) for sample in samples])
     image = case.units.to_physical(estimate)
     found, empty = structures(scene, image), empty_places(scene, image)
     scores = {
-        "flag": map_score(scene, flag),
-        "std": map_score(scene, samples.std(0, ddof=1)),
-        "response": response_score(scene, samples),
+        "flag": sized_score(maps),
+        "one size": sized_score(dict.fromkeys(maps, flag)),
+        "std": map_score(scene, physical.std(0, ddof=1)),
+        "size alone": lambda blob: -blob.diameter_mm,
     }
     return {name: warning_aucs(found, empty, score) for name, score in scores.items()}, flag
 
@@ -197,9 +204,10 @@ def run_task(plan: Plan, task: Task, phantom: Phantom, series: dict[str, Path], 
         shown = {state: cases[state].units.to_physical(mean) for state, mean in means.items()}
         records[spec.name] = figures(scene, shown["changed"], shown["original"]) | {"spec": asdict(spec)}
         images[spec.name] = shown["changed"]
-        spread = stacks.get(VALUE_OF.get(spec.name, spec.name), {}).get("changed")
-        if spread is not None and len(spread) > 1:
-            warning, flags[spec.name] = warnings(scene, cases["changed"], means["changed"], spread)
+        samples = stacks.get(SAMPLES_OF.get(spec.name, spec.name), {}).get("changed")
+        if samples is not None and len(samples) > 1:
+            best = stacks.get(POINT_OF.get(spec.name, spec.name), stacks[spec.name])["changed"].mean(0)
+            warning, flags[spec.name] = warnings(scene, cases["changed"], means["changed"], best, samples)
             records[spec.name]["warning"] = warning
     picture(scene, images, flags, plan.modality, here / "picture.png")
     summary = {

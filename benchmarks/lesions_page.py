@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from benchmarks.lesion_scores import Scene
+from benchmarks.lesion_scores import Scene, relative_contrast
 from data.atomic import write_text
 
 matplotlib.use("Agg")
@@ -19,6 +19,7 @@ from matplotlib import pyplot as plt
 
 WINDOWS = {"lung": (-1000.0, 200.0), "soft": (-120.0, 200.0)}
 HALF_PIXELS = 20
+PLACES, AUCS = ("correct", "false", "missed"), ("both", "false", "missed", "alike")
 
 INTRODUCTION = """
 Two volumes were measured and reconstructed: one as it is, and one with smooth balls of known diameter and contrast put
@@ -33,12 +34,18 @@ diameter, least squares over an unknown even background, gives a response at eve
 - **false**, **missed**: maxima of the filter over half the smallest tested contrast that are in the reconstruction and
   not in the truth, or the other way round (no response of a quarter of that contrast within a radius and a pixel), per
   100 cm3 of the tissue deep enough for the smallest size; all anatomy counts and not the lesions alone.
-- **warning AUC**: whether a map is larger at false structures than at correct ones (false), at missed ones than at
-  places that are rightly empty (missed), and at all wrong places than at all right ones (both). *flag* is the
-  confident-but-unsupported score, *std* the samples' standard deviation, *response* the samples' spread of the filter's
-  own response over its distance from a wrong decision. The point estimate is judged with the samples of `pam`.
+- **warning AUC**: whether a score is larger at false structures than at correct ones (false), at missed ones than at
+  places that are rightly empty (missed), at all wrong places than at all right ones (both), and the last between places
+  of one tissue and size alone (alike): small structures are wrong more often than large ones, so that *size alone*,
+  which knows nothing but the diameter, scores well on the first three. *flag* is the probability that the picture is
+  wrong about a structure of the place's size (docs/uncertainty.md), *one size* the map that the pipeline writes, for
+  one size everywhere, *std* the samples' standard deviation.
 
-`pam`, `dds` and `diffusion_mbir` are the means of their samples. All diffusion methods have the same prior.
+`pam`, `dds` and `diffusion_mbir` are the means of their samples. All diffusion methods have the same prior. The point
+estimate, which stands for the truth where a flag is made for `pam`, is judged with the samples of `pam`.
+
+Contrasts are HU for CT and shares of the signal of the tissue about a lesion for MR. MR lesions lie in white matter,
+darker (as most lesions are in T1 weighting) and brighter; MR has no structures taken out.
 """
 
 
@@ -83,14 +90,13 @@ def summary_table(result: Mapping[str, Any]) -> list[str]:
 
 
 def warning_table(result: Mapping[str, Any]) -> list[str]:
-    """One line a method with samples: AUC of every score for all wrong places, false and missed structures."""
-    scores, kinds = ("flag", "std", "response"), ("both", "false", "missed")
+    """One line a method with samples and score: how many places, and the score's AUCs."""
     lines = []
     for name, record in result["methods"].items():
-        if record["warning"]:
-            cells = [cell(record["warning"][score][kind]) for score in scores for kind in kinds]
-            lines.append([name, *cells])
-    return table(["warning AUC", *(f"{score}: {kind}" for score in scores for kind in kinds)], lines)
+        counts = [str(sum(by_kind[kind] for by_kind in record["structures"].values())) for kind in PLACES]
+        for score, aucs in record["warning"].items():
+            lines.append([name, *counts, score, *(cell(aucs.get(kind)) for kind in AUCS)])
+    return table(["warning AUC of", *PLACES, "score", *AUCS], lines)
 
 
 def detail_table(result: Mapping[str, Any], key: str) -> list[str]:
@@ -157,10 +163,11 @@ def shown(scene: Scene) -> list[tuple[str, Any]]:
             fitting = [x for x in scene.phantom.lesions if x.tissue == tissue and x.diameter_mm == diameter]
             if fitting:
                 faintest = min(fitting, key=lambda x: abs(x.contrast))
-                chosen.append((f"{tissue}, {diameter:g} mm, {faintest.contrast / scene.unit:+.3g}", faintest))
+                chosen.append((f"{tissue}, {diameter:g} mm, {relative_contrast(scene, faintest):+.3g}", faintest))
     if scene.phantom.removals:
         strongest = max(scene.phantom.removals, key=lambda x: abs(x.contrast))
-        chosen.append((f"removed, {strongest.diameter_mm:.0f} mm, {strongest.contrast / scene.unit:+.3g}", strongest))
+        caption = f"removed, {strongest.diameter_mm:.0f} mm, {relative_contrast(scene, strongest):+.3g}"
+        chosen.append((caption, strongest))
     return chosen
 
 

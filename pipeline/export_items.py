@@ -11,7 +11,7 @@ from data.errors import InputError
 EXTRA_SERIES = ("std", "parametric_map", "point", "lower", "upper", "baseline")
 MAPS = {
     "support": "share of the detail that the data measured",
-    "flag": "standard deviation of the detail over its size",
+    "flag": "probability of a wrong structure",
     "unsupported": "detail that the data do not hold over its standard deviation",
 }
 # Not settings of the stage: what the plan says about the series beside them.

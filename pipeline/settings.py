@@ -140,11 +140,13 @@ class UncertaintySettings:
     """interval: probability of the interval. conformal: a calibration made by pipeline.conformal, or null.
 
     second_prior: a prior's folder; the support stage reconstructs with it too, to see what depends on the prior.
+    structure_mm: diameter of the structures that the map `flag` speaks of.
     """
 
     interval: float = 0.9
     conformal: str | None = None
     second_prior: str | None = None
+    structure_mm: float = 4.0
 
 
 def build(settings_class: type[Settings], section: dict[str, Any], stage: str) -> Settings:

@@ -1,10 +1,11 @@
 """Stage `support`: what of a reconstruction the data measured and what the prior filled in, and checks without truth.
 
 Writes beside the uncertainty maps of a solver: support (0 to 1), sd_measured and sd_null (standard deviations of the
-samples' measured and null parts), flag (how uncertain the details are for their size) and unsupported (detail that the
-reconstruction is sure of and the data do not support); solvers/null_space.py defines them. checks.json holds the
-residual chi2 of the samples and, where views or k-space lines were kept from the reconstruction, how well the samples
-predict them. With a second prior, epistemic is the spread between the two priors' estimates.
+samples' measured and null parts) and unsupported (detail that the reconstruction is sure of and the data do not
+support), as solvers/null_space.py defines them, and flag (probability that the mean is wrong about a structure, as
+solvers/structure_doubt.py defines it). checks.json holds the residual chi2 of the samples and, where views or k-space
+lines were kept from the reconstruction, how well the samples predict them. With a second prior, epistemic is the spread
+between the two priors' estimates.
 """
 
 import argparse
@@ -24,11 +25,12 @@ from data.errors import InputError
 from data.nifti import read_volume, write_volume
 from models.prior import load_prior
 from pipeline.cli import json_object, main_wrapper
+from pipeline.doubt import doubt_maps
 from pipeline.evaluate import read_json
 from pipeline.machine import choose_device
 from pipeline.measurement import read_tensors
 from pipeline.problem import load_problem
-from pipeline.settings import UncertaintySettings, build
+from pipeline.settings import UncertaintySettings, build, require_range
 from pipeline.uncertainty import find_path
 from pipeline.units import HeldOut, Units
 from solvers.null_space import smooth, support_maps
@@ -40,7 +42,7 @@ DESCRIPTIONS = {
     "support": "share of the detail that the data measured",
     "sd_measured": "standard deviation of the samples' measured parts",
     "sd_null": "standard deviation of the samples' null-space parts",
-    "flag": "standard deviation of the detail over its size",
+    "flag": "probability of a wrong structure",
     "unsupported": "null-space detail over its standard deviation",
     "epistemic": "standard deviation between the estimates with two priors",
 }
@@ -78,6 +80,17 @@ def read_draws(reconstruction: Path, problem: Problem, units: Units) -> Draws:
     parts = [smooth(part, 2.0, problem.spacing_mm) for part in (start.real, start.imag)]
     phase = torch.from_numpy(np.arctan2(parts[1], parts[0])).float()
     return Draws(torch.polar(samples, phase.expand_as(samples)).to(problem.device), False)
+
+
+def point_estimate(reconstruction: Path, draws: Draws, units: Units) -> Tensor:
+    """The run's point estimate (z y x) in prior units, with the phase of the samples' mean; their mean where the solver
+    made none."""
+    path = reconstruction / "point.nii.gz"
+    mean = draws.mean
+    if not path.is_file():
+        return mean
+    values = torch.from_numpy(read_volume(path).array_zyx.astype(np.float32)).to(mean.device) / units.scale
+    return torch.polar(values.abs(), mean.angle()) if mean.is_complex() else values
 
 
 def heldout_check(heldout: HeldOut, samples: Tensor, interval: float = 0.9) -> dict[str, float]:
@@ -156,6 +169,7 @@ def between_priors(
 
 def run(measurement: Path, reconstruction: Path, out: Path, settings: UncertaintySettings) -> None:
     """Write the maps as NIfTI and checks.json into a folder; see the module's docstring."""
+    require_range(settings.structure_mm, 1, 50, "uncertainty.structure_mm")
     record = read_json(reconstruction / "run.json")
     device = choose_device(record["settings"]["device"])
     problem, units = load_problem(measurement, device)
@@ -163,7 +177,9 @@ def run(measurement: Path, reconstruction: Path, out: Path, settings: Uncertaint
     if draws.samples.shape[0] < 2:
         raise InputError("reconstruct.samples: one sample has no spread; set samples to 2 or more for uncertainty.")
     maps = support_maps(problem, draws.mean, draws.samples)
-    maps["flag"] = maps.pop("flag_score")
+    best = point_estimate(reconstruction, draws, units)
+    card, sizes = record.get("prior") or {}, (settings.structure_mm,)
+    maps["flag"] = doubt_maps(problem, units.modality, card, draws.mean, best, draws.samples, sizes)[sizes[0]]
     for name in ("sd_measured", "sd_null"):
         maps[name] = maps[name] * units.scale
     heldout = units.heldout if draws.exact else None

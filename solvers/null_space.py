@@ -1,4 +1,4 @@
-"""Which part of a volume the data measured, which part the prior filled in, and which details are in doubt.
+"""Which part of a volume the data measured and which part the prior filled in.
 
 With the normal operator N = A^H W A and a signal of standard deviation sigma_d, the resolution operator
 
@@ -80,10 +80,9 @@ def support_maps(
                  m_P, m_0 the details of the mean's measured and null parts, G the coarse average
     sd_measured  standard deviation of the samples' measured parts, prior units
     sd_null      standard deviation of their null parts, prior units
-    flag_score   s / (|m_D| + c): how uncertain the detail is for its size; s^2 the samples' variance of details
-                 averaged over fine and coarse widths, m_D the mean's details, c their root mean square in the volume
-    unsupported  |m_0| / s: large where the mean is sure of a detail that the data do not support. Not a sign of error
-                 by itself: where the samples are calibrated, sure details are nearly always right
+    unsupported  |m_0| / s: large where the mean is sure of a detail that the data do not support; s^2 is the samples'
+                 variance of details averaged over fine and coarse widths. Not a sign of error by itself: where the
+                 samples are calibrated, sure details are nearly always right
 
     A complex volume is split as such; details are then taken along the mean's own phase, as its magnitude shows them.
     """
@@ -134,13 +133,10 @@ def _maps(
         sum(smooth(variance, width, spacing) / 2 for width in (settings.fine_mm, settings.coarse_mm)), 0
     )
     granted = (settings.floor**2) * float(np.median(variance)) + TINY
-    detail = detail_seen + detail_unseen
-    usual = float(np.sqrt(np.mean(detail**2))) + TINY
     maps = {
         "support": power_seen / np.maximum(power_seen + power_unseen, TINY),
         "sd_measured": np.sqrt(sum(p**2 for p, _ in spread) / (draws - 1)),
         "sd_null": np.sqrt(sum(q**2 for _, q in spread) / (draws - 1)),
-        "flag_score": np.sqrt(variance) / (np.abs(detail) + usual),
         "unsupported": np.abs(detail_unseen) / np.sqrt(variance + granted),
     }
     return {name: array.astype(np.float32) for name, array in maps.items()}

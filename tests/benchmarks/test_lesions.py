@@ -4,28 +4,29 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from benchmarks.lesion_model import (
-    Lesion,
-    auc,
-    blurred_ball,
-    distance_inside,
-    insert,
-    matched_filter,
-    profile,
-    random_places,
-    remove,
+from benchmarks.lesion_model import Lesion, auc, distance_inside, insert, random_places, remove
+from benchmarks.lesion_places import (
+    CONTRASTS,
+    DIAMETERS_MM,
+    Phantom,
+    Removal,
+    contrast_unit,
+    find_removals,
+    make_phantom,
+    tissue_masks,
 )
-from benchmarks.lesion_places import DIAMETERS_MM, Phantom, Removal, find_removals, make_phantom, tissue_masks
 from benchmarks.lesion_scores import (
+    Blob,
     Scene,
     blobs,
     empty_places,
     lesion_rows,
     map_score,
-    response_score,
+    sized_score,
     structures,
     warning_aucs,
 )
+from solvers.matched_filter import blurred_ball, matched_filter, profile
 
 SPACING = (2.0, 1.5, 1.5)
 SHAPE = (13, 96, 96)
@@ -245,17 +246,26 @@ def test_a_map_is_judged_apart_where_something_is_shown_and_where_nothing_is(one
     assert warnings_of(one_of_each, 1.0, 1.0, 2.0, 0.0)["missed"] > 0.95
     assert warnings_of(one_of_each, 1.0, 1.0, -1.0, 0.0)["missed"] < 0.05
     same = warnings_of(one_of_each, 1.0, 1.0, 1.0, 1.0)
-    assert same == {"both": 0.5, "false": 0.5, "missed": 0.5}
+    assert same == {"both": 0.5, "false": 0.5, "missed": 0.5, "alike": 0.5}
 
 
-def test_samples_that_disagree_about_a_structure_warn_of_it():
-    scene = scene_with([NODULE])
-    samples = np.stack([insert(scene.phantom.changed, [FALSE] * (k < 3), SPACING) for k in range(4)])
-    samples = samples + np.random.default_rng(0).normal(0, 5, samples.shape)
-    mean = samples.mean(0)
-    found = structures(scene, mean)
-    assert len(found["lung"]["false"]) == 1
-    assert warning_aucs(found, empty_places(scene, mean), response_score(scene, samples))["false"] == 1.0
+def test_a_score_of_the_size_alone_says_nothing_among_places_of_one_size(one_of_each):
+    _, found, empty = one_of_each
+    by_size = sized_score({diameter: np.full(SHAPE, -diameter) for diameter in DIAMETERS_MM})
+    assert warning_aucs(found, empty, by_size)["alike"] == 0.5
+    assert warning_aucs(found, empty, by_size)["missed"] > 0.5
+
+
+def test_alike_is_the_auc_within_tissue_and_size_weighted_by_pairs():
+    def blob(size, value):
+        return Blob((value, 0, 0), size, 0.0)
+
+    found = {"lung": {"correct": [blob(4.0, 1), blob(4.0, 3)], "false": [blob(4.0, 2)], "missed": [blob(8.0, 9)]}}
+    empty = {"lung": [blob(8.0, 1), blob(8.0, 2), blob(8.0, 10), blob(12.0, 0)]}
+    aucs = warning_aucs(found, empty, lambda b: b.place[0])
+    assert aucs["alike"] == pytest.approx((1 / 2 * 2 + 2 / 3 * 3) / 5)
+    assert aucs["false"] == 0.5
+    assert aucs["missed"] == pytest.approx(3 / 4)
 
 
 def test_empty_places_hold_nothing_in_truth_or_reconstruction():
@@ -265,3 +275,29 @@ def test_empty_places_hold_nothing_in_truth_or_reconstruction():
     places = np.array([blob.place for blob in empty_places(scene, image)["lung"]])
     assert len(places) > 20
     assert np.linalg.norm((places[:, None] - centres) * SPACING, axis=2).min() > 3.0
+
+
+def head():
+    """Signal of an MR head: an ellipsoid of 40 about a core of 100 (white matter), brighter to one side."""
+    _, y, x = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in SHAPE), indexing="ij")
+    volume = np.where((y / 44) ** 2 + (x / 44) ** 2 < 1, 40.0, 0.0)
+    volume[(y / 36) ** 2 + (x / 36) ** 2 < 1] = 100.0
+    return (volume * (1 + 0.1 * x / 48) + np.random.default_rng(0).normal(0, 0.2, SHAPE)).astype(np.float32)
+
+
+def test_mr_lesions_are_shares_of_the_signal_about_them():
+    volume = head()
+    phantom = make_phantom(volume, "mr", SPACING, 2, 5, np.random.default_rng(0))
+    assert not phantom.removals
+    assert {lesion.tissue for lesion in phantom.lesions} == {"white"}
+    assert {lesion.relative for lesion in phantom.lesions} == set(CONTRASTS["white"])
+    for lesion in phantom.lesions:
+        x = lesion.centre[2] - (SHAPE[2] - 1) / 2
+        assert lesion.contrast / lesion.relative == pytest.approx(100 * (1 + 0.1 * x / 48), rel=0.02)
+    masks = tissue_masks(volume, "mr", SPACING)
+    scene = Scene(phantom, masks, SPACING, contrast_unit(volume, masks, "mr"), 0)
+    assert scene.unit == pytest.approx(100, rel=0.03)
+    rows = lesion_rows(scene, phantom.changed, phantom.original)
+    assert [row["recovery"] for row in rows] == pytest.approx([1.0] * len(rows))
+    assert {row["contrast"] for row in rows} == set(CONTRASTS["white"])
+    assert scene.signs("white") == (-1, 1)
