@@ -45,8 +45,8 @@ ERRORS = tuple({"length_mm": length, "pixels": pixels} for length in (6.0, 0.0) 
 FIRST_ERROR = {"ct": ERRORS[0], "mr": ERRORS[3]}
 # Samples accumulate what is left out here: benchmarks/error_correlation.py compares these with others.
 SAMPLE_ERROR = {
-    "ct": {"length_mm": 20.0, "pixels": 1.0, "broad_share": 0.3, "broad_length_mm": 20.0, "broad_pixels": 8.0},
-    "mr": {"length_mm": 6.0, "pixels": 1.0},
+    "ct": {"length_mm": 15.0, "pixels": 1.0, "broad_share": 0.0, "broad_length_mm": 20.0, "broad_pixels": 8.0},
+    "mr": {"length_mm": 0.0, "pixels": 1.0},
 }
 PASSES = 2
 # A residual below the noise measures no error at all.

@@ -1,9 +1,9 @@
 """The correction that every solver here shares: denoised volume in, volume that also fits the data out.
 
 The denoiser's error is modelled as Gaussian, x = h + S v with v ~ N(0, I) and S = diag(r) L_z L_y L_x: standard
-deviation r for every voxel, AR(1) correlation along each axis (L L^H has entries c^|i-j|). A share b of the variance may
-reach further, S = diag(r) [sqrt(1-b) L_z L_y L_x, sqrt(b) B_z B_y B_x]: what was not measured, as the missing wedge of
-limited angles, is wrong over many voxels at once. With the data y = A x + n, cov(n) = W^-1, the posterior of v has
+deviation r for every voxel, AR(1) correlation along each axis (L L^H has entries c^|i-j|). A share b of the variance
+may reach further, S = diag(r) [sqrt(1-b) L_z L_y L_x, sqrt(b) B_z B_y B_x]: what was not measured, as the missing wedge
+of limited angles, is wrong over many voxels at once. With the data y = A x + n, cov(n) = W^-1, the posterior of v has
 precision M = I + S^H A^H W A S, and x = h + S v is
 
     argmin_x (x-h)^H (S S^H)^-1 (x-h) / 2 + |y - A x|^2_W / 2          (its mode), or a draw from N(mode, S M^-1 S^H).

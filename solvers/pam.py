@@ -16,6 +16,8 @@ from solvers.state import State
 
 # At the first level the start's own error would be measured.
 MEASURED_LEVEL = 1
+# Priors are trained on noise of up to this correlation between neighbouring slices.
+MOST_CORRELATED = 0.95
 SIGMA_MIN = {"point": 0.015, "sample": 0.03}
 
 
@@ -74,6 +76,7 @@ def pam(
     """
     sample = settings.mode == "sample"
     noise_c = coupling_coefficient(problem.spacing_mm[0], settings.noise_length_mm) if sample else 0.0
+    noise_c = min(noise_c, MOST_CORRELATED)
     error_c = error_correlation(
         problem, prior, settings.mode, settings.error_length_mm, settings.error_pixels, settings.broad_share
     )
