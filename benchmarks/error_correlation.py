@@ -25,7 +25,7 @@ from models.prior import SlicePrior, load_prior
 from pipeline.cli import main_wrapper
 from solvers.run import run_solver
 
-SAMPLES = 3
+SAMPLES = 2
 LAGS = (1, 2, 3)
 # Beyond this quantile errors count as that large: a few edges must not decide what all voxels have in common.
 HEAVY_TAIL = 0.99

@@ -38,7 +38,8 @@ class PamSettings:
                         to frame and then do not add up from level to level
     error_length_mm     correlation length of the denoiser's error along z; 0: white, null: the prior's card
     error_pixels        correlation length of the denoiser's error in the slice; 0: white, null: the prior's card
-    broad_share         share of the error's variance that reaches further, as the prior's card says; null: the card's
+    broad_share         sample only: share of the error's variance that reaches further, as far as the prior's card says;
+                        null: the card's share. Wants more iterations of conjugate gradients
     cg_iterations, cg_tolerance   of every correction
     """
 
@@ -77,9 +78,8 @@ def pam(
     sample = settings.mode == "sample"
     noise_c = coupling_coefficient(problem.spacing_mm[0], settings.noise_length_mm) if sample else 0.0
     noise_c = min(noise_c, MOST_CORRELATED)
-    error_c = error_correlation(
-        problem, prior, settings.mode, settings.error_length_mm, settings.error_pixels, settings.broad_share
-    )
+    share = settings.broad_share if sample else None
+    error_c = error_correlation(problem, prior, settings.mode, settings.error_length_mm, settings.error_pixels, share)
     sigmas = karras_levels(
         settings.sigma_max or problem.sigma_init, settings.sigma_min or SIGMA_MIN[settings.mode], settings.levels
     )

@@ -31,7 +31,15 @@ class Solver:
 
 
 SOLVERS: dict[str, Solver] = {
-    "pam": Solver("pam", "PamSettings", {"sample": {"mode": "sample"}, "point": {"mode": "point"}}),
+    "pam": Solver(
+        "pam",
+        "PamSettings",
+        {
+            "sample": {"mode": "sample"},
+            "point": {"mode": "point"},
+            "broad": {"mode": "sample", "broad_share": 0.3, "cg_iterations": 80},
+        },
+    ),
     "dds": Solver("dds", "DdsSettings", {"noise_free": {"gamma": None, "tv": True}, "tv": {"tv": True}}),
     "diffusion_mbir": Solver(
         "diffusion_mbir",
