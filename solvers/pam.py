@@ -38,8 +38,8 @@ class PamSettings:
                         to frame and then do not add up from level to level
     error_length_mm     correlation length of the denoiser's error along z; 0: white, null: the prior's card
     error_pixels        correlation length of the denoiser's error in the slice; 0: white, null: the prior's card
-    broad_share         sample only: share of the error's variance that reaches further, as far as the prior's card says;
-                        null: the card's share. Wants more iterations of conjugate gradients
+    broad_share         sample only: share of the error's variance that reaches further, as far as the prior's card
+                        says; null: the card's share. Wants more iterations of conjugate gradients
     cg_iterations, cg_tolerance   of every correction
     """
 
