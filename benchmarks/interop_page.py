@@ -159,10 +159,10 @@ def _fuzz(rows: Rows) -> str:
     regressions = sum(1 for path in FINDINGS.iterdir() if path.is_file())
     return (
         f"## Fuzzing\n\nCoverage-guided (atheris), {len(rows)} targets, {total[0]} inputs, {_megabytes(total[1])} MB. "
-        "An input is taken, refused with an `InputError`, or\nleft out with a reason; anything else is a finding. "
-        "Contained: the library in C that reads the file crashed, took more than a\nsecond (in use: ten) or too much "
-        f"memory in the child process that reads it, which is one sentence in use. {regressions} earlier\nfindings are "
-        f"fixed or contained, and kept as tests in `tests/fuzz/findings`.\n\n{table}"
+        "An input is taken,\nrefused with an `InputError`, or left out with a reason; anything else is a finding. "
+        "Contained: the library in C that\nreads the file crashed, took more than a second (in use: ten) or too much "
+        f"memory in the child process that reads it,\nwhich is one sentence in use. {regressions} earlier findings "
+        f"are fixed or contained, and kept as tests in `tests/fuzz/findings`.\n\n{table}"
     )
 
 

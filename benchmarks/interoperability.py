@@ -27,28 +27,35 @@ PARTS = (*MARKED, "fuzz", "indexing", "export")
 INDEXED_FILES, INDEXED_SERIES = 5000, 10
 
 
-def run_marked(marker: str, store: Path, quick: bool) -> list[dict[str, Any]]:
-    """Run the tests of a marker; a row for each. Failures are rows, too: the page shows them."""
+def run_marked(marker: str, store: Path, quick: bool, tests: str) -> list[dict[str, Any]]:
+    """Run the tests of a marker; a row for each. Failures are rows, too: the page shows them.
+
+    tests: an expression of pytest's -k; then the kept rows of the other tests stay.
+    """
+    kept = store / f"{marker}.json"
+    known = json.loads(kept.read_text(encoding="utf-8"))["figures"] if tests and kept.is_file() else []
     rows = store / f"{marker}.rows"
     rows.unlink(missing_ok=True)
     environment = os.environ | {"INTEROP_ROWS": str(rows), "SLICEWEAVE_LONG": "" if quick else "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-m", marker, "-p", "benchmarks.interop_plugin", "--tb=line"]
+    command += ["-k", tests] if tests else []
     done = subprocess.run(command, cwd=ROOT, env=environment, check=False, stdout=sys.stderr)
     if done.returncode not in (0, 1):
         raise SystemExit(f"pytest ended with {done.returncode}: its words above say why.")
     read = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
-    return [row for row in read if row["marker"] == marker]
+    new = {row["test"]: row for row in read if row["marker"] == marker}
+    return [new.pop(row["test"], row) for row in known] + list(new.values())
 
 
 def run_fuzz(store: Path, seconds: float, targets: Sequence[str]) -> list[dict[str, Any]]:
     """Figures of every target: of those named, or of all, anew; what is found is kept below STORE."""
-    kept = store / "fuzz.json"
-    known = json.loads(kept.read_text(encoding="utf-8"))["figures"] if targets and kept.is_file() else []
     command = [sys.executable, "-m", "tests.fuzz.run", "--seconds", str(seconds), "--out", str(store / "fuzz")]
     command += [word for name in targets for word in ("--target", name)]
     done = subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     new = {row["target"] for row in rows}
+    kept = store / "fuzz.json"
+    known = json.loads(kept.read_text(encoding="utf-8"))["figures"] if targets and kept.is_file() else []
     return [row for row in known if row["target"] not in new] + rows
 
 
@@ -68,12 +75,12 @@ def _json_line(command: list[str]) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def run_part(part: str, store: Path, fuzz_seconds: float, quick: bool, fuzz_targets: Sequence[str] = ()) -> None:
+def run_part(part: str, store: Path, arguments: argparse.Namespace) -> None:
     """Run one part and keep its figures as STORE/PART.json, with the machine and the peers' versions."""
     if part in MARKED:
-        figures: Any = run_marked(part, store, quick)
+        figures: Any = run_marked(part, store, arguments.quick, arguments.tests)
     elif part == "fuzz":
-        figures = run_fuzz(store, fuzz_seconds, fuzz_targets)
+        figures = run_fuzz(store, arguments.fuzz_seconds, arguments.fuzz_target)
     else:
         figures = {"indexing": run_indexing, "export": run_export}[part]()
     kept = {"figures": figures, "machine": machine(), "peers": peers()}
@@ -92,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", action="append", choices=only, help="this part alone, or nothing but the page")
     parser.add_argument("--fuzz-seconds", type=float, default=60.0, help="processor seconds for each fuzz target")
     parser.add_argument("--fuzz-target", action="append", default=[], help="with --only fuzz: these alone anew")
+    parser.add_argument("--tests", default="", help="with --only: of the part's tests these alone anew, as pytest's -k")
     parser.add_argument("--quick", action="store_true", help="kills at fewer moments")
     parser.add_argument("--store", type=Path, default=ROOT / "runs" / "interoperability", help="figures of the parts")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "interoperability.md")
@@ -99,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     store = arguments.store.resolve()
     store.mkdir(parents=True, exist_ok=True)
     for part in (part for part in arguments.only or PARTS if part != "page"):
-        run_part(part, store, arguments.fuzz_seconds, arguments.quick, arguments.fuzz_target)
+        run_part(part, store, arguments)
     kept = {
         part: json.loads((store / f"{part}.json").read_text(encoding="utf-8"))
         for part in PARTS

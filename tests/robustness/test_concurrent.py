@@ -5,16 +5,13 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.robustness.stages import ROOT, STAGE_NAMES, chain, leftovers, snapshot, tiny_config, write_study
-from tests.workflow.conftest import Workflow, plain_env
+from tests.workflow.conftest import Workflow, kill, started, wait_for
 
 KILLS = 10 if os.environ.get("SLICEWEAVE_LONG") else 3
 # The undisturbed tree was made with one thread, and says so.
@@ -39,31 +36,13 @@ def test_twins(runner, tree, name):
     assert [left for left in leftovers(out.parent) if not (failed and left.endswith(".states"))] == []
 
 
-def start(workflow: Workflow, *arguments: str) -> subprocess.Popen:
-    with (workflow.folder / "terminal.txt").open("w") as terminal:
-        return subprocess.Popen(
-            workflow.command(*arguments), env=plain_env(), start_new_session=True, stdout=terminal, stderr=terminal
-        )
-
-
-def wait_for(what, process: subprocess.Popen, seconds: float = 900) -> bool:
-    """Whether WHAT() came true before the process ended."""
-    deadline = time.monotonic() + seconds
-    while not what():
-        if process.poll() is not None:
-            return False
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return True
-
-
 def locked(workflow: Workflow) -> bool:
     return any((workflow.folder / ".snakemake" / "locks").glob("*"))
 
 
 def files_in(folder: Path) -> int:
     """Hidden ones and folders, too: what a run has got done, and what it is about to do."""
-    return sum(1 for _ in folder.rglob("*"))
+    return sum(len(folders) + len(files) for _, folders, files in os.walk(folder))
 
 
 def ours(left: list[str]) -> list[str]:
@@ -89,17 +68,15 @@ def test_second_run_and_a_killed_first(two_studies, tree):
     """The second run is told that the folder is in use; after the kill, one --unlock and the same command go on."""
     (series,) = (tree.results / "tiny" / "study").glob("ct*")
     target = f"results/tiny/study/{series.name}/measurement/measurement.safetensors"
-    first = start(two_studies, target)
     ingested = two_studies.results / "tiny" / "study" / "ingest"
-    assert wait_for(lambda: locked(two_studies) and ingested.is_dir(), first)
-    second = two_studies.run(target)
+    with started(two_studies, target) as first:
+        assert wait_for(lambda: locked(two_studies) and ingested.is_dir(), first)
+        second = two_studies.run(target)
+        ended = first.poll() is not None
     assert second.returncode == 1
     assert "Directory cannot be locked" in second.stdout + second.stderr
     assert "Traceback" not in second.stdout + second.stderr
-    if first.poll() is None:
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
-        assert two_studies.run("--unlock").returncode == 0
+    assert ended or two_studies.run("--unlock").returncode == 0
     done = two_studies.run(target)
     assert done.returncode == 0, done.stderr
     assert_equals_tree(two_studies.results, tree, "measurement")
@@ -127,13 +104,11 @@ def test_whole_run_killed_again_and_again(two_studies, tree, record_property):
     most = 2 * files_in(tree.results / "tiny")
     ends, in_the_midst = [], 0
     for moment in sorted(rng.sample(range(1, most), KILLS)):
-        begun = start(two_studies, *ONE_THREAD)
-        assert wait_for(lambda: locked(two_studies), begun)
-        before = files_in(two_studies.results)
-        killed = wait_for(lambda: files_in(two_studies.results) >= max(moment, before + 1), begun)  # noqa: B023
-        assert killed, f"ended before {moment} files"
-        os.killpg(begun.pid, signal.SIGKILL)
-        begun.wait()
+        with started(two_studies, *ONE_THREAD) as begun:
+            assert wait_for(lambda: locked(two_studies), begun)
+            goal = max(moment, files_in(two_studies.results) + 1)
+            assert wait_for(lambda goal=goal: files_in(two_studies.results) >= goal, begun)
+            kill(begun)
         in_the_midst += len(ours(leftovers(two_studies.results))) > 0
         ends.append(snapshot(two_studies.results / "tiny" / "study"))
         assert two_studies.run("--unlock").returncode == 0
@@ -157,12 +132,12 @@ def test_no_other_study_is_harmed(two_studies, tree):
     """Also when it is damaged before it is read, the other one's reconstruction is as ever; the run tells which."""
     (series,) = (tree.results / "tiny" / "study").glob("ct*")
     targets = [f"results/tiny/study/{series.name}/reconstruct/pam/run.json", "results/tiny/second/ingest"]
-    begun = start(two_studies, *targets, *ONE_THREAD)
     victim = two_studies.folder.parent / "studies" / "second"
-    assert wait_for(lambda: locked(two_studies), begun)
-    for path in sorted(victim.iterdir()):
-        path.write_bytes(path.read_bytes()[:600])
-    assert begun.wait(900) == 1
+    with started(two_studies, *targets, *ONE_THREAD) as begun:
+        assert wait_for(lambda: locked(two_studies), begun)
+        for path in sorted(victim.iterdir()):
+            path.write_bytes(path.read_bytes()[:600])
+        assert begun.wait(900) == 1
     assert "Traceback" not in (two_studies.folder / "terminal.txt").read_text()
     assert_equals_tree(two_studies.results, tree, "measurement", "reconstruct")
     assert not (two_studies.results / "tiny" / "second" / "ingest").exists()

@@ -1,10 +1,14 @@
 """A cut-down demo: a few slices of the shipped scans on coarse grids, with untrained priors, through real Snakemake."""
 
+import contextlib
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +69,39 @@ def count_jobs(text: str) -> dict[str, int]:
 def plain_env() -> dict[str, str]:
     """The environment without what a Snakemake around the tests, or an activated environment, would have put there."""
     return {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
+
+
+@contextlib.contextmanager
+def started(workflow: Workflow, *arguments: str, **changes) -> Iterator[subprocess.Popen]:
+    """A run in a session of its own, of which nothing goes on afterwards."""
+    command = workflow.command(*arguments, **changes)
+    with (workflow.folder / "terminal.txt").open("w") as terminal:
+        streams = {"stdout": terminal, "stderr": terminal}
+        begun = subprocess.Popen(command, env=plain_env(), start_new_session=True, **streams)
+    try:
+        yield begun
+    finally:
+        kill(begun)
+
+
+def kill(begun: subprocess.Popen) -> None:
+    """-9 to the run and its jobs; returns when all of them are gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(begun.pid, signal.SIGKILL)
+        begun.wait()
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            os.killpg(begun.pid, 0)
+            time.sleep(0.02)
+
+
+def wait_for(what: Callable[[], object], process: subprocess.Popen) -> bool:
+    """Whether WHAT() came true before the process ended. However long that takes: the test has a timeout."""
+    while not what():
+        if process.poll() is not None:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 @pytest.fixture(scope="session")

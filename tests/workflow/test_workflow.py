@@ -1,13 +1,11 @@
 """Snakemake end to end on a cut-down demo: what is made, what a change re-runs, how it fails and how it goes on."""
 
 import csv
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import zipfile
+from glob import glob
 from pathlib import Path
 
 import nibabel
@@ -16,7 +14,7 @@ from safetensors import safe_open
 
 from pipeline import config as plan_of
 from pipeline.paths import StudyPaths
-from tests.workflow.conftest import ROOT, plain_env, write_phantom
+from tests.workflow.conftest import ROOT, kill, plain_env, started, wait_for, write_phantom
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -162,24 +160,15 @@ def test_one_bad_study_among_good_ones(phantoms):
     assert "<td>bad</td>" not in (phantoms.results / "index.html").read_text()
 
 
+@pytest.mark.timeout(1500)
 @pytest.mark.fault("kill -9 of a Snakemake run in the midst of a sample")
 def test_a_killed_run_goes_on_bit_equal(phantoms):
     slow = {"reconstruct": {"levels": 10, "point": False}}
-    broken = subprocess.Popen(
-        phantoms.command(cohorts={"disc": slow}),
-        env=plain_env(),
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     states = "disc/good/*/reconstruct/.pam.states/*/*.state.safetensors"
-    deadline = time.monotonic() + 200
-    while not list(phantoms.results.glob(states)):
-        assert broken.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    os.killpg(broken.pid, signal.SIGKILL)
-    broken.wait()
+    with started(phantoms, cohorts={"disc": slow}) as broken:
+        there = wait_for(lambda: glob(str(phantoms.results / states)), broken)
+        assert there, "the run ended before it could be killed"
+        kill(broken)
     (state,) = phantoms.results.glob(states)
     samples = state.parents[2] / "pam" / "samples.safetensors"
     target = str(samples.relative_to(phantoms.folder))
