@@ -1,8 +1,8 @@
 """What methods and maps are called on the page."""
 
 METHOD_NAMES = {
-    "fbp": "FBP", "cgls": "CGLS", "sirt": "SIRT", "tv": "TV", "zero_filled": "Zero-filled", "cg_sense": "CG-SENSE",
-    "wavelet": "L1-wavelet", "pam": "PaM", "dds": "DDS", "diffusion_mbir": "DiffusionMBIR",
+    "fbp": "FBP", "fdk": "FDK", "cgls": "CGLS", "sirt": "SIRT", "tv": "TV", "zero_filled": "Zero-filled",
+    "cg_sense": "CG-SENSE", "wavelet": "L1-wavelet", "pam": "PaM", "dds": "DDS", "diffusion_mbir": "DiffusionMBIR",
     "dreamsampler": "DreamSampler", "truth": "Truth",
 }  # fmt: skip
 KIND_NAMES = {

@@ -179,6 +179,8 @@ def facts(series: ReportSeries, factor: tuple[int, int, int]) -> list[str]:
     dz, dy, dx = series.spacing_mm
     result = [series.modality.upper(), f"{x} × {y} × {z}", f"{dx:.2f} × {dy:.2f} × {dz:.2f} mm"]
     measured = dict(series.provenance.get("Measurement", []))
+    beam = measured.get("beam.type", "")
+    result += [f"{kind} beam" for kind in ("fan", "cone") if beam.startswith(kind)]
     for name, words in (("settings.views", "{} views"), ("settings.acceleration", "{}-fold undersampled")):
         if name in measured and measured.get("source") != "measured":
             result.append(words.format(measured[name]))

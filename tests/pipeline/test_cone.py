@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from pipeline.measure_ct import hold_out_views
 from pipeline.measurement import read_measurement, write_measurement
 from pipeline.problem import load_problem, with_start
 from pipeline.problem_cone import make_projector
+from pipeline.report_names import method_name
+from pipeline.report_page import facts
 from pipeline.settings import CtMeasureSettings
 from solvers.classical.fbp import FbpSettings
 from solvers.classical.fdk import backproject_cone
@@ -119,6 +122,17 @@ def test_joined_slices_are_means_in_their_place(volume):
     np.testing.assert_allclose(np.array(joined.metadata["affine"]) @ [0, 0, 0, 1], expected)
     with pytest.raises(InputError, match=r"measure\.join_slices"):
         simulate_cone(volume, replace(SETTINGS, join_slices=13), "chest")
+
+
+@pytest.mark.parametrize(("beam", "words"), [("cone", ["cone beam"]), ("fanflat", ["fan beam"]), ("parallel", [])])
+def test_the_pages_head_names_the_beam(beam, words):
+    rows = [("beam.type", beam), ("settings.views", "60")]
+    series = SimpleNamespace(
+        modality="ct", shape_zyx=(2, 3, 4), spacing_mm=(1.0, 1.0, 1.0), measured=False, truth=1,
+        provenance={"Measurement": rows},
+    )  # fmt: skip
+    assert facts(series, (1, 1, 1))[3:] == [*words, "60 views"]
+    assert method_name("fdk") == "FDK"
 
 
 def test_a_second_reading_finds_the_start_and_the_norm(folder):
