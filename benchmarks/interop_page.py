@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tests.fuzz.targets import TARGETS
+
 Rows = list[dict[str, Any]]
 FINDINGS = Path(__file__).parents[1] / "tests" / "fuzz" / "findings"
 SHOWN = 3
@@ -156,13 +158,15 @@ def _fuzz(rows: Rows) -> str:
         ),
     )  # fmt: skip
     total = sum(row["executions"] for row in rows), sum(row["bytes"] for row in rows)
+    rest = sorted(set(TARGETS) - {row["target"] for row in rows})
+    missing = f"\n\nNot run: {', '.join(rest)}." if rest else ""
     regressions = sum(1 for path in FINDINGS.iterdir() if path.is_file())
     return (
         f"## Fuzzing\n\nCoverage-guided (atheris), {len(rows)} targets, {total[0]} inputs, {_megabytes(total[1])} MB. "
         "An input is taken,\nrefused with an `InputError`, or left out with a reason; anything else is a finding. "
         "Contained: the library in C that\nreads the file crashed, took more than a second (in use: ten) or too much "
         f"memory in the child process that reads it,\nwhich is one sentence in use. {regressions} earlier findings "
-        f"are fixed or contained, and kept as tests in `tests/fuzz/findings`.\n\n{table}"
+        f"are fixed or contained, and kept as tests in `tests/fuzz/findings`.\n\n{table}{missing}"
     )
 
 
