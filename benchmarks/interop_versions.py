@@ -5,8 +5,8 @@ import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("pydicom", "highdicom", "nibabel", "SimpleITK", "ismrmrd", "h5py", "sigpy", "finufft", "astra-toolbox",
-            "pynrrd", "tifffile", "hypothesis", "atheris", "playwright", "snakemake")  # fmt: skip
+PACKAGES = ("dcm2niix", "pydicom", "highdicom", "nibabel", "SimpleITK", "ismrmrd", "h5py", "sigpy", "finufft",
+            "astra-toolbox", "pynrrd", "tifffile", "hypothesis", "atheris", "playwright", "snakemake")  # fmt: skip
 # Program, arguments, and how its answer holds the version.
 PROGRAMS = {
     "dcm2niix": (["dcm2niix", "--version"], r"v(\d+\.\d+\.\d+)"),
