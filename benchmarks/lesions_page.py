@@ -188,7 +188,7 @@ def picture(
     )
     for line, (caption, item) in zip(axes, rows):
         crop = window_about(item.centre, scene.phantom.original.shape)
-        low, high = WINDOWS.get(item.tissue, (0.0, scene.unit))
+        low, high = WINDOWS.get(item.tissue, (0.0, 1.5 * scene.unit))
         for axis, (name, volume) in zip(line, columns.items()):
             _show(axis, volume[crop], "gray", low, high, modality)
             axis.set_title(name, fontsize=8)
