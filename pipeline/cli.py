@@ -52,7 +52,7 @@ def _sentence_by_kind(error: BaseException, names: set[str]) -> str | None:
         return str(error)
     number = _error_number(error, names)
     if number is not None:
-        return _disk_sentence(number, getattr(error, "filename", None))
+        return _disk_sentence(number, _file_name(error))
     out_of_memory = "OutOfMemoryError" in names or ("RuntimeError" in names and "can't allocate memory" in str(error))
     if isinstance(error, MemoryError) or out_of_memory:
         return "Not enough memory: use fewer views, slices or a smaller working grid, or a machine with more memory."
@@ -69,9 +69,17 @@ def _error_number(error: BaseException, names: set[str]) -> int | None:
     return int(found.group(1) or found.group(2)) if found else None
 
 
-def _disk_sentence(number: int, filename: str | bytes | None) -> str | None:
+def _file_name(error: BaseException) -> str:
+    """The file that an error is about; safetensors tells it in words alone."""
+    name = getattr(error, "filename", None)
+    if isinstance(name, str | bytes):
+        return os.fsdecode(name)
+    found = re.search(r'at path "([^"]+)"', str(error))
+    return found.group(1) if found else ""
+
+
+def _disk_sentence(number: int, name: str) -> str | None:
     """What the user can do about an error of files and disks; None where it must be the program's own fault."""
-    name = os.fsdecode(filename) if isinstance(filename, str | bytes) else ""
     match number:
         case errno.ENOSPC | errno.EDQUOT:
             return f"The disk is full{f' while writing {name}' if name else ''}: free some space and run again."

@@ -43,6 +43,10 @@ class Told(Exception):
         (PermissionError(errno.EACCES, "Permission denied", "/data/out"), "/data/out may not be written"),
         (OSError(errno.EROFS, "Read-only", "/data/out"), "read-only"),
         (FileNotFoundError(errno.ENOENT, "No such file", "/data/in"), "/data/in is not there"),
+        (
+            SafetensorError('Error while serializing: I/O error: No such file (os error 2) at path "/data/.tmp1"'),
+            "/data/.tmp1 is not there, or has gone while this ran",
+        ),
         (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), "too long for this disk"),
         (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
         (MemoryError(), "fewer views"),
