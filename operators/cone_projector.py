@@ -114,7 +114,7 @@ class ConeProjector(LinearOperator):
         kernel = cone_kernels.forward_upright if self._upright else cone_kernels.forward_any
         views, columns, rows = self._steps.shape
         sums = np.zeros((views, columns, _whole(rows, self._lanes)), volume.dtype)
-        numba.set_num_threads(_threads())
+        _set_threads()
         for rank, axes, rays in self._ranks():
             padded, inside = self._padded(axes, volume.dtype, 1)
             for row in range(self.grid.rows):
@@ -128,7 +128,7 @@ class ConeProjector(LinearOperator):
         if self._upright:
             values = np.pad(values, ((0, 0), (0, 0), (self._lanes, self._lanes)))
         image = np.zeros(self.grid.shape, values.dtype)
-        numba.set_num_threads(_threads())
+        _set_threads()
         for rank, axes, rays in self._ranks():
             padded, inside = self._padded(axes, image.dtype, self._lanes)
             kernel(values, rays, rank, padded)
@@ -176,6 +176,11 @@ def _require(tensor: Tensor, shape: tuple[int, int, int], what: str) -> None:
         raise TypeError(f"Cone-beam {what} must be float32 or float64, not {tensor.dtype}.")
 
 
-def _threads() -> int:
-    """As many threads as torch was told to use, which follows OMP_NUM_THREADS."""
-    return max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+def _set_threads() -> None:
+    """As many threads for the kernels as torch was told to use, which follows OMP_NUM_THREADS.
+
+    numba's first call sets the number that it shares with torch (OpenMP) to that of all cores: torch gets its own back.
+    """
+    threads = torch.get_num_threads()
+    numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS)))
+    torch.set_num_threads(threads)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 
 import astra
 import astra.experimental
@@ -210,6 +212,16 @@ def test_the_number_of_threads_changes_no_digit():
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def test_the_kernels_leave_torch_its_threads():
+    """In a process of its own: numba sets threads up once, at its first call."""
+    code = (
+        "import torch; torch.set_num_threads(1); from tests.operators.test_cone import *;"
+        "ConeProjector(GRID, CIRCLE).adjoint(torch.zeros(CIRCLE.shape)); print(torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "1"
 
 
 def test_wrong_input_is_refused():
