@@ -125,7 +125,7 @@ def _read_codestream(path: Path) -> None:
     syntaxes = seeds.code_syntaxes()
     (dataset,) = seeds.ct(1)
     dataset.file_meta.TransferSyntaxUID = syntaxes[code[0] % len(syntaxes) if code else 0]
-    dataset.PixelData = encapsulate([code[1:]])
+    dataset.PixelData = encapsulate([code[1:] or bytes(2)])
     dataset["PixelData"].is_undefined_length = True
     dataset.save_as(path, enforce_file_format=True)
     read_pixels(tuple(read_frames(path)))
