@@ -5,6 +5,7 @@ No pickles, no object arrays, no links to other files. Errors carry a reason: tr
 
 import logging
 import re
+import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,7 @@ def _own_dataset(path: Path, handle: h5py.File, name: str) -> h5py.Dataset:
 def _tiff(path: Path, _dataset: str | None) -> np.ndarray:
     """One page (y x) or all pages (pages y x)."""
     with tifffile.TiffFile(path) as handle:
+        _refuse_circle(path, handle)
         if not handle.series:
             raise ValueError("no image")
         first = handle.series[0]
@@ -128,6 +130,25 @@ def _tiff(path: Path, _dataset: str | None) -> np.ndarray:
             if first.keyframe.compression in (1, *DEFLATED):
                 raise
     return _pillow(path)
+
+
+def _refuse_circle(path: Path, handle: tifffile.TiffFile) -> None:
+    """InputError where a page names an earlier one as the next: tifffile would list pages for ever."""
+    layout, file, seen = handle.tiff, handle.filehandle, set()
+
+    def number(at: int, form: str, size: int) -> int:
+        file.seek(at)
+        found = file.read(size)
+        return struct.unpack(form, found)[0] if len(found) == size else 0
+
+    offset = number(8 if layout.is_bigtiff else 4, layout.offsetformat, layout.offsetsize)
+    while 0 < offset < file.size:
+        if offset in seen:
+            raise InputError(f"{path} names its own pages in a circle: save it again.", "truncated")
+        seen.add(offset)
+        tags = number(offset, layout.tagnoformat, layout.tagnosize)
+        end = offset + layout.tagnosize + tags * layout.tagsize
+        offset = number(end, layout.offsetformat, layout.offsetsize) if end < file.size else 0
 
 
 def _refuse_bomb(path: Path, handle: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
