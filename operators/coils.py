@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from operators.linear import LinearOperator
+from operators.coil_encoding import CoilEncoding
 
 # In units of half the field of view: where the coils sit, and how large they are.
 _RING_RADIUS, _COIL_RADIUS, _RING_OFFSET = 1.8, 0.8, 0.25
@@ -17,17 +17,8 @@ _COARSE_GRID = 96
 _CALIBRATION_LIMIT = 32
 
 
-class SensitivityOp(LinearOperator):
+class SensitivityOp(CoilEncoding):
     """x (z y x) -> S_c x (z coils y x), with adjoint sum_c conj(S_c) y_c."""
-
-    def __init__(self, sensitivities: Tensor) -> None:
-        if sensitivities.ndim != 4 or not sensitivities.is_complex():
-            raise ValueError("Coil sensitivities must be complex with axes (z coils y x).")
-        self.sensitivities = sensitivities
-
-    @property
-    def device(self) -> torch.device:
-        return self.sensitivities.device
 
     def to(self, device: torch.device | str) -> SensitivityOp:
         return SensitivityOp(self.sensitivities.to(device))

@@ -1,11 +1,8 @@
 """DICOM reading against dcm2niix (order, affine, values) and against closed-form geometry."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -23,6 +20,7 @@ from data.errors import InputError
 from data.study import find_series
 from data.volume import Volume, to_closest_ras
 from tests.data import dicom_builder as build
+from tests.pipeline.dicom_oracles import dcm2niix
 
 DEMO = Path(__file__).parents[2] / "data" / "demo" / "ct" / "lidc0314"
 ORIENTATIONS = {"axial": build.AXIAL, "sagittal": build.SAGITTAL, "coronal": build.CORONAL, "oblique": build.OBLIQUE}
@@ -34,15 +32,6 @@ def read_only_series(folder):
         raise finding.error
     frames, affine = arrange(finding.frames)
     return Volume.from_affine(read_pixels(frames), affine)
-
-
-def dcm2niix(folder, out):
-    binary = Path(sys.executable).with_name("dcm2niix")
-    if not binary.is_file():
-        pytest.skip("dcm2niix, the oracle, is not installed: pip install dcm2niix")
-    out.mkdir()
-    subprocess.run([binary, "-z", "n", "-b", "n", "-f", "oracle", "-o", out, folder], check=True, capture_output=True)
-    return nibabel.as_closest_canonical(nibabel.load(out / "oracle.nii"))
 
 
 def assert_same(volume, oracle, value_tolerance=1e-3, place_tolerance=1e-4):
