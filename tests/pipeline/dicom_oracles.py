@@ -13,14 +13,14 @@ from tests.pipeline.export_builder import slices
 
 
 def dcm2niix(folder, out):
-    """dcm2niix's NIfTI of a folder, turned to closest RAS."""
+    """dcm2niix's NIfTI of a folder with one series, turned to closest RAS; what it writes beside it, such as an
+    overlay, is left aside."""
     binary = Path(sys.executable).with_name("dcm2niix")
     if not binary.is_file():
         pytest.skip("dcm2niix, the oracle, is not installed: pip install dcm2niix")
     out.mkdir()
     subprocess.run([binary, "-z", "n", "-b", "n", "-f", "o", "-o", out, folder], check=True, capture_output=True)
-    (path,) = out.glob("*.nii")
-    return nibabel.as_closest_canonical(nibabel.load(path))
+    return nibabel.as_closest_canonical(nibabel.load(out / "o.nii"))
 
 
 def validate(files, also=()):

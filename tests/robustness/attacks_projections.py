@@ -65,7 +65,7 @@ def tiff_bomb(study: Path) -> None:
     (study / "scan.tif").write_bytes(bytes(content))
 
 
-@attack("TIFF whose pages go in a circle", "taken")
+@attack("TIFF whose pages go in a circle", "in a circle")
 def tiff_circle(study: Path) -> None:
     plain_tiff(study)
     content = bytearray((study / "scan.tif").read_bytes())
