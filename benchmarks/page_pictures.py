@@ -11,6 +11,7 @@ from data.volume import Volume
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import ScalarFormatter
 
 CT_WINDOW_HU = (-1000.0, 400.0)
 CT_ERROR_HU = 200.0
@@ -139,9 +140,11 @@ def curve_picture(results: TaskResults, out: Path) -> bool:
         for axis, across in zip(axes, (calls, seconds), strict=True):
             axis.plot(across, psnr, "o-", label=name, linewidth=2.5 if name.startswith("pam") else 1.2)
     for axis, label in zip(axes, ("network calls", "CPU seconds"), strict=True):
-        axis.set_xscale("log")
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
+    axes[0].set_xticks(sorted({calls for points in lines.values() for calls, _, _ in points}))
     axes[0].set_ylabel("axial PSNR, dB")
     axes[0].legend(fontsize=8)
     out.parent.mkdir(parents=True, exist_ok=True)
