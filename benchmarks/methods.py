@@ -42,8 +42,11 @@ class Method:
     tier: int = 2
 
     def at_levels(self, levels: int) -> "Method":
-        """The same method with another number of noise levels, named NAME-LEVELS."""
-        return replace(self, name=f"{self.name}-{levels}", fixed={**self.fixed, "levels": levels}, spread=False)
+        """The same method with another number of noise levels, as many network calls, named NAME-LEVELS."""
+        one_path = {"paths": 1} if self.solver == "pam" else {}
+        return replace(
+            self, name=f"{self.name}-{levels}", fixed={**self.fixed, **one_path, "levels": levels}, spread=False
+        )
 
 
 def _grid(**values: list[Any]) -> Grid:

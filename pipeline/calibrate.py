@@ -167,7 +167,8 @@ class Fit:
 
     def run_recorded(self, task: Task, recorder: RecordingPrior, purpose: str) -> None:
         """PaM in the volume's own frame, as the recorder compares with the truth there."""
-        run_solver("pam", task.problem, recorder, self.settings | {"mode": purpose, "trust": 1.0, "reflect": False})
+        chosen = {"mode": purpose, "trust": 1.0, "reflect": False, "paths": 1}
+        run_solver("pam", task.problem, recorder, self.settings | chosen)
         self.bar.update()
 
     def measured(self, purpose: str) -> float:

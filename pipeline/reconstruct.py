@@ -34,7 +34,7 @@ from solvers.coupling import SliceCoupling, find_coupling
 from solvers.problem import Problem
 from solvers.registry import SOLVERS
 from solvers.registry import solver_settings as registered_settings
-from solvers.run import run_solver
+from solvers.run import run_solver, run_steps
 from solvers.settings import SettingsError
 
 POINT = "point"
@@ -106,18 +106,23 @@ def run(measurement: Path, solver: str, out: Path, settings: ReconstructSettings
 
 def all_runs(job: Job, names: list[str | int]) -> dict[str | int, Path]:
     """Run or find finished every run; one progress bar over all their noise levels. Paths of the finished runs."""
-    levels = job.settings.levels
-    bar = tqdm(total=levels * len(names), desc=job.solver, unit="level", file=sys.stderr, dynamic_ncols=True)
+    steps = [run_steps(settings_of(job, name)) for name in names]
+    bar = tqdm(total=sum(steps), desc=job.solver, unit="level", file=sys.stderr, dynamic_ncols=True)
     finished: dict[str | int, Path] = {}
     with bar:
         for place, name in enumerate(names):
 
-            def show(level: int, _: int, before: int = place * levels) -> None:
+            def show(level: int, _: int, before: int = sum(steps[:place])) -> None:
                 bar.update(min(before + level, bar.total) - bar.n)
 
             finished[name] = one_run(job, name, show)
-            bar.update((place + 1) * levels - bar.n)
+            bar.update(sum(steps[: place + 1]) - bar.n)
     return finished
+
+
+def settings_of(job: Job, name: str | int) -> Any:
+    """The solver's settings for a sample, or for the point estimate."""
+    return replace(job.settings, mode=POINT) if name == POINT else job.settings
 
 
 def one_run(job: Job, name: str | int, progress: Callable[[int, int], None]) -> Path:
@@ -125,8 +130,7 @@ def one_run(job: Job, name: str | int, progress: Callable[[int, int], None]) -> 
     path = job.states / f"{name}.done.safetensors"
     if path.is_file():
         return path
-    point = name == POINT
-    settings = replace(job.settings, mode=POINT) if point else job.settings
+    settings = settings_of(job, name)
     try:
         result = run_solver(
             job.solver,

@@ -11,6 +11,7 @@ from solvers.draws import Draws
 from solvers.measured_error import measured_trust
 from solvers.problem import Problem
 from solvers.schedule import karras_levels
+from solvers.settings import require
 from solvers.slice_coupling import ar1_draw, coupling_coefficient
 from solvers.state import State
 
@@ -27,6 +28,7 @@ class PamSettings:
 
     mode                "sample" draws from the posterior, "point" takes every correction's mode
     levels              noise levels, one network call each
+    paths               point only: descents from noise of their own whose results are averaged, `levels` calls each
     sigma_max           first level; null starts at the problem's own
     sigma_min           last level; null is 0.015 for point estimates and 0.03 for samples
     trust               factor on the predicted error variance on top of the prior's own calibration; null: measured
@@ -45,6 +47,7 @@ class PamSettings:
 
     mode: str = "sample"
     levels: int = 10
+    paths: int = 2
     sigma_max: float | None = None
     sigma_min: float | None = None
     trust: float | None = None
@@ -56,6 +59,14 @@ class PamSettings:
     broad_share: float | None = None
     cg_iterations: int = 30
     cg_tolerance: float = 1e-2
+
+    def __post_init__(self) -> None:
+        require(self.paths >= 1, "paths must be at least 1.")
+
+    @property
+    def steps(self) -> int:
+        """Network calls of a run."""
+        return self.levels * (self.paths if self.mode == "point" else 1)
 
 
 def reflections(draws: Draws) -> list[list[int]]:
@@ -73,7 +84,7 @@ def pam(
     A draw has the covariance of the exact posterior of a prior that is locally Gaussian with variance V, so x +
     sigma' z has the right marginal at the next level without any weight to tune. In mode "point" x is the mode, which
     still lacks an error of variance r^2 = scale * V: the network is told sigma^2 + residual_share * mean(r^2) as its
-    noise variance.
+    noise variance; the estimate is the mean over the paths so far.
     """
     sample = settings.mode == "sample"
     noise_c = coupling_coefficient(problem.spacing_mm[0], settings.noise_length_mm) if sample else 0.0
@@ -87,16 +98,18 @@ def pam(
     per_scale = prior.card.get("measured", {}).get(settings.mode) if settings.trust is None else None
     frames = reflections(draws) if settings.reflect else [[]]
 
-    def noisy(x, level):
-        white = draws.normal(x.shape, x.dtype, level, "noise").to(x.device)
-        return x + sigmas[level] * ar1_draw(white, noise_c)
+    first = {"missing": torch.zeros(1), "trust": torch.tensor([settings.trust or 1.0])}
+
+    def noisy(x, step):
+        white = draws.normal(x.shape, x.dtype, step, "noise").to(x.device)
+        return x + sigmas[step % len(sigmas)] * ar1_draw(white, noise_c)
 
     if state is None:
-        extra = {"missing": torch.zeros(1), "trust": torch.tensor([settings.trust or 1.0])}
-        state = State(0, noisy(problem.x_init, 0), problem.x_init, extra, 0)
-    for level in range(state.level, len(sigmas)):
+        state = State(0, noisy(problem.x_init, 0), problem.x_init, first, 0)
+    for step in range(state.level, settings.steps):
+        path, level = divmod(step, len(sigmas))
         sigma = (sigmas[level] ** 2 + float(state.extra["missing"])) ** 0.5
-        axes = frames[level % len(frames)]
+        axes = frames[step % len(frames)]
         h, variance = (v.flip(axes) for v in prior.denoise(state.x.flip(axes), sigma, problem.spacing_mm, noise_c))
         variance = prior.r2_scale(sigma, settings.mode) * variance
         trust = float(state.extra["trust"])
@@ -111,10 +124,16 @@ def pam(
             settings.cg_iterations,
             settings.cg_tolerance,
             draws if sample else None,
-            (level,),
+            (step,),
         )
-        missing = torch.zeros(1) if sample else settings.residual_share * variance.mean().reshape(1).cpu()
-        following = noisy(x, level + 1) if level + 1 < len(sigmas) else x
-        extra = {"missing": missing, "trust": torch.tensor([trust])}
-        state = State(level + 1, following, x, extra, state.network_calls + 1)
+        before = {"before": state.extra["before"]} if path else {}
+        estimate = x + (before["before"] - x) * (path / (path + 1)) if path else x
+        if level + 1 < len(sigmas):
+            missing = torch.zeros(1) if sample else settings.residual_share * variance.mean().reshape(1).cpu()
+            following, extra = noisy(x, step + 1), {"missing": missing, "trust": torch.tensor([trust])} | before
+        elif step + 1 < settings.steps:
+            following, extra = noisy(problem.x_init, step + 1), first | {"before": estimate}
+        else:
+            following, extra = estimate, {}
+        state = State(step + 1, following, estimate, extra, state.network_calls + 1)
         yield state

@@ -78,18 +78,24 @@ def run_solver(
     key = _run_key(name, settings, seed, sample, problem, prior, coupling) if checkpoint else ""
     state = _resume(checkpoint, key, problem.device)
     report = progress or (lambda done, total: None)
-    report(state.level if state else 0, settings.levels)
+    steps = run_steps(settings)
+    report(state.level if state else 0, steps)
     with torch.no_grad():
         levels = solver.function(problem, coupled, settings, draws, state)
         for state in levels:
             if checkpoint:
                 state.save(checkpoint, key)
-            report(state.level, settings.levels)
+            report(state.level, steps)
         chi2 = problem.chi2(state.estimate)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
     seconds = time.perf_counter() - began
     return RunResult(state.estimate, state.network_calls, seconds, chi2, peak_memory_mb(problem.device))
+
+
+def run_steps(settings: Any) -> int:
+    """States that a run with these settings of a solver goes through."""
+    return getattr(settings, "steps", settings.levels)
 
 
 def noise_levels(problem: Problem, settings: Any) -> list[float]:

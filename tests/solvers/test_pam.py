@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from solvers.draws import Draws
-from solvers.pam import reflections
+from solvers.pam import PamSettings, pam, reflections
 from solvers.run import run_solver
 from solvers.slice_coupling import ar1_draw
 from tests.solvers.problems import make_problem, stationary_prior
@@ -76,7 +76,7 @@ def test_stationary_prior_with_correlated_error(rows, sigma_y, dtype):
 def test_the_mode_with_full_renoise_is_too_narrow_by_the_root_of_two():
     """Known law: taking the mode in place of the draw leaves 1/sqrt(2) of the posterior's standard deviation."""
     problem, prior, mean, variance = posterior_problem(0.0)
-    settings = {**SETTINGS, **WHITE_ERROR, "mode": "point", "residual_share": 0.0, "levels": 200}
+    settings = {**SETTINGS, **WHITE_ERROR, "mode": "point", "paths": 1, "residual_share": 0.0, "levels": 200}
     error, ratio = against_posterior(run_solver("pam", problem, prior, settings).estimate, mean, variance)
     assert error < 0.1
     assert ratio == pytest.approx(0.71, abs=0.03)
@@ -121,3 +121,28 @@ def test_frames_are_all_reflections_and_a_symmetric_prior_does_not_see_them():
         for value in (False, True)
     )
     assert torch.allclose(plain, reflected, atol=1e-4)
+
+
+def test_a_point_estimate_is_the_mean_of_its_paths_and_a_resumed_one_the_same():
+    prior = stationary_prior((8, 8), 0.5, 1.5)
+    problem, _ = make_problem((3, 8, 8), 24, 0.05, prior)
+    settings = {"mode": "point", "levels": 3, "paths": 2}
+    states = list(pam(problem, prior, PamSettings(**settings), Draws(0).child(0)))
+    assert [state.network_calls for state in states] == [1, 2, 3, 4, 5, 6]
+    first, second = states[2], states[3:]
+    alone = run_solver("pam", problem, prior, {**settings, "paths": 1})
+    assert torch.equal(first.estimate, alone.estimate)
+    own = 2 * second[-1].estimate - first.estimate
+    assert not torch.allclose(own, first.estimate, atol=1e-3)
+    assert torch.equal(run_solver("pam", problem, prior, settings).estimate, states[-1].estimate)
+    for state in states[:-1]:
+        *_, last = pam(problem, prior, PamSettings(**settings), Draws(0).child(0), state)
+        assert torch.equal(last.estimate, states[-1].estimate)
+
+
+def test_samples_are_single_paths():
+    prior = stationary_prior((8, 8), 0.5, 1.5)
+    problem, _ = make_problem((3, 8, 8), 24, 0.05, prior)
+    runs = [run_solver("pam", problem, prior, {"levels": 3, "paths": paths}) for paths in (1, 4)]
+    assert runs[0].network_calls == runs[1].network_calls == 3
+    assert torch.equal(runs[0].estimate, runs[1].estimate)
