@@ -97,7 +97,7 @@ def pam(
 
     per_scale = prior.card.get("measured", {}).get(settings.mode) if settings.trust is None else None
     frames = reflections(draws) if settings.reflect else [[]]
-
+    effort = settings.cg_iterations, settings.cg_tolerance
     first = {"missing": torch.zeros(1), "trust": torch.tensor([settings.trust or 1.0])}
 
     def noisy(x, step):
@@ -117,20 +117,13 @@ def pam(
             error = ErrorModel(variance.sqrt(), *error_c)
             trust = measured_trust(problem, h, error, per_scale, settings.mode, draws)
         variance = trust * variance
-        x = correct(
-            problem,
-            h,
-            ErrorModel(variance.sqrt(), *error_c),
-            settings.cg_iterations,
-            settings.cg_tolerance,
-            draws if sample else None,
-            (step,),
-        )
-        before = {"before": state.extra["before"]} if path else {}
-        estimate = x + (before["before"] - x) * (path / (path + 1)) if path else x
+        error = ErrorModel(variance.sqrt(), *error_c)
+        x = correct(problem, h, error, *effort, draws if sample else None, (step,))
+        estimate = x + (state.extra["before"] - x) * (path / (path + 1)) if path else x
         if level + 1 < len(sigmas):
             missing = torch.zeros(1) if sample else settings.residual_share * variance.mean().reshape(1).cpu()
-            following, extra = noisy(x, step + 1), {"missing": missing, "trust": torch.tensor([trust])} | before
+            following = noisy(x, step + 1)
+            extra = state.extra | {"missing": missing, "trust": torch.tensor([trust])}
         elif step + 1 < settings.steps:
             following, extra = noisy(problem.x_init, step + 1), first | {"before": estimate}
         else:

@@ -132,8 +132,10 @@ def test_a_point_estimate_is_the_mean_of_its_paths_and_a_resumed_one_the_same():
     first, second = states[2], states[3:]
     alone = run_solver("pam", problem, prior, {**settings, "paths": 1})
     assert torch.equal(first.estimate, alone.estimate)
-    own = 2 * second[-1].estimate - first.estimate
-    assert not torch.allclose(own, first.estimate, atol=1e-3)
+    alone_of_second = replace(second[1], extra=second[1].extra | {"before": torch.zeros_like(first.estimate)})
+    *_, half = pam(problem, prior, PamSettings(**settings), Draws(0).child(0), alone_of_second)
+    torch.testing.assert_close(second[-1].estimate, first.estimate / 2 + half.estimate)
+    assert not torch.allclose(2 * half.estimate, first.estimate, atol=1e-3)
     assert torch.equal(run_solver("pam", problem, prior, settings).estimate, states[-1].estimate)
     for state in states[:-1]:
         *_, last = pam(problem, prior, PamSettings(**settings), Draws(0).child(0), state)
