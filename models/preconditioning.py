@@ -74,14 +74,17 @@ def training_loss(
 ) -> tuple[Tensor, Tensor]:
     """(loss, mean squared error in units of EDM's c_out^2) of one batch of clean triplets (batch, 3 * channels, y, x).
 
-    The mean has the loss |D - x|^2 / c_out^2 of its parametrisation. The variance head has the Gaussian likelihood of
-    that error over EDM's c_out^2, which is detached so that the head cannot buy a better likelihood with a worse mean.
+    The mean has the loss |D - x|^2 / c_out^2 of its parametrisation, c_out at the noise level that the triplet carries:
+    sigma itself for unit noise, more for chain states, whose small sigma would else count most. The variance head has
+    the Gaussian likelihood of the error over EDM's c_out^2 at sigma, which is detached so that the head cannot buy a
+    better likelihood with a worse mean.
     """
     noisy = clean + sigma[:, None, None, None] * noise
     means, log_variances = denoise_slices(network, noisy, sigma, conditions, sigma_data)
     errors = (means - predicted(network, clean)).unflatten(1, (network.config.outputs, -1))
     squares = errors.square().mean(dim=2)
     error2 = squares / scalings(sigma, sigma_data).out ** 2
-    weighted = squares / SCALINGS[network.config.preconditioning](sigma, sigma_data).out ** 2
+    carried = sigma * noise.square().mean(dim=(1, 2, 3)).sqrt()
+    weighted = squares / SCALINGS[network.config.preconditioning](carried, sigma_data).out ** 2
     likelihood = 0.5 * (error2.detach() * torch.exp(-log_variances) + log_variances).mean()
     return weighted.mean() + 0.1 * likelihood, error2.detach().mean(dim=(1, 2, 3))

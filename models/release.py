@@ -4,8 +4,9 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +25,12 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a prior comes from: the command that trained it, and the training data with their licences."""
+    """Where a prior comes from: the command that trained it, the training data with their licences, and what else the
+    card says about the training."""
 
     command: str
     licence: str
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 def validation_table(
@@ -101,7 +104,8 @@ def release(
             "batch": settings.batch,
             "crop": settings.crop.size,
             "residual_sigma": settings.residual_sigma,
-        },
+        }
+        | provenance.training,
         "held_out": [v.name for v in validation],
         "command": provenance.command,
         "licence": provenance.licence,
@@ -131,6 +135,7 @@ def card_text(card: dict) -> str:
         f"Trained {training['minutes']:g} minutes, {training['steps']} steps of {training['batch']} crops of "
         f"{training['crop']} pixels, on: {', '.join(training['volumes'])}.",
         f"Held out: {', '.join(card['held_out'])}.",
+        *chain_lines(training),
         "",
         f"Training command: `{card['command']}`",
         "",
@@ -150,6 +155,20 @@ def card_text(card: dict) -> str:
         *alarm_lines(card),
     ]
     return "\n".join(lines)
+
+
+def chain_lines(training: dict) -> list[str]:
+    """What the training began with and the chain states that it took, where there were any."""
+    lines = []
+    if start := training.get("start"):
+        lines += [
+            "",
+            f"Began with a prior of {start['steps']} steps, {start['minutes']:g} minutes (`{start['command']}`).",
+        ]
+    if slabs := training.get("chain_slabs"):
+        share = round(100 * training["chain_share"])
+        lines += ["", f"{share} % of every batch: chain states of {slabs} slabs (`pipeline.chain_states`)."]
+    return lines
 
 
 def alarm_lines(card: dict) -> list[str]:

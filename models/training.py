@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from models.chain import ChainSlab, chain_batch
 from models.network import SliceNetwork, fast_bfloat16
 from models.preconditioning import training_loss
 from models.volumes import CropSettings, TrainingVolume, complex_channels, random_crop
@@ -23,6 +24,7 @@ class TrainingSettings:
     neighbours, outputs, position, preconditioning   of the network, see SliceNetwork
     residual_sigma   0, or the noise level at which the chain starts from the volumes' `degraded` reconstruction; such a
                      prior needs the chain of benchmarks/networks.py, no registered solver shifts its re-noise so
+    chain_share      part of every batch that is chain states, where there are any; the rest is white noise
     """
 
     modality: str
@@ -35,6 +37,7 @@ class TrainingSettings:
     position: bool = False
     preconditioning: str = "edm"
     residual_sigma: float = 0.0
+    chain_share: float = 0.5
     minutes: float = 60.0
     batch: int = 8
     crop: CropSettings = field(default_factory=CropSettings)
@@ -84,9 +87,12 @@ def new_network(settings: TrainingSettings) -> SliceNetwork:
     return network.to(settings.torch_device, memory_format=torch.channels_last)
 
 
-def new_state(settings: TrainingSettings) -> TrainingState:
+def new_state(settings: TrainingSettings, start: SliceNetwork | None = None) -> TrainingState:
+    """A state at step 0, with the weights of `start` or random ones."""
     torch.manual_seed(settings.seed)
     network, average = new_network(settings), new_network(settings)
+    if start is not None:
+        network.load_state_dict(start.state_dict())
     average.load_state_dict(network.state_dict())
     return TrainingState(
         network, average.requires_grad_(False), torch.optim.AdamW(network.parameters(), settings.learning_rate)
@@ -113,6 +119,23 @@ def draw_batch(volumes: list[TrainingVolume], settings: TrainingSettings, genera
     if settings.position:
         conditions.append(torch.stack([c.window for c in crops]))
     return clean[:, : 3 * settings.channels], noise, sigma, torch.cat(conditions, dim=1)
+
+
+def mixed_batch(
+    volumes: list[TrainingVolume],
+    slabs: Sequence[ChainSlab],
+    settings: TrainingSettings,
+    generator: np.random.Generator,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A batch as `draw_batch` gives it, `chain_share` of it chain states where there are slabs."""
+    count = round(settings.chain_share * settings.batch) if slabs else 0
+    if count == settings.batch:
+        return chain_batch(slabs, count, settings.crop.size, settings.crop.transpose, generator)
+    white = draw_batch(volumes, replace(settings, batch=settings.batch - count), generator)
+    if count == 0:
+        return white
+    shown = chain_batch(slabs, count, settings.crop.size, settings.crop.transpose, generator)
+    return tuple(torch.cat(pair) for pair in zip(white, shown, strict=True))
 
 
 def draw_noise(
@@ -205,18 +228,21 @@ def train(
     settings: TrainingSettings,
     folder: Path,
     report: Callable[[TrainingState, float], None],
+    slabs: Sequence[ChainSlab] = (),
+    start: SliceNetwork | None = None,
 ) -> TrainingState:
     """Trains until `minutes` of wall-clock time are used in all, saving every `save_every_minutes`; resumes from
-    `folder`.
+    `folder`, and where that holds nothing begins with the weights of `start`.
 
-    `report(state, running error)` is called after every save.
+    `slabs`: chain states that take `chain_share` of every batch. `report(state, running error)` is called after every
+    save.
     """
-    state = load_state(new_state(settings), folder)
+    state = load_state(new_state(settings, start), folder)
     generator = np.random.default_rng([settings.seed, state.step])
     running, saved = None, time.monotonic()
     while state.seconds < 60 * settings.minutes:
         start = time.monotonic()
-        error2 = train_step(state, draw_batch(volumes, settings, generator), settings)
+        error2 = train_step(state, mixed_batch(volumes, slabs, settings, generator), settings)
         running = error2 if running is None else 0.995 * running + 0.005 * error2
         state.seconds += time.monotonic() - start
         if time.monotonic() - saved > 60 * settings.save_every_minutes:

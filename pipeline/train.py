@@ -7,6 +7,9 @@ their 99.5th percentile. Volumes that are isotropic to 30 % are used in all thre
 
 With the setting residual_sigma the chain starts from a classical reconstruction: --degraded names a folder with one for
 every clean volume, under the same file name and on the same grid, as `python -m pipeline.baseline` writes them.
+
+With --chain a part of every batch is what a sampler showed its prior, as `python -m pipeline.chain_states` keeps it;
+--start names the prior whose weights the training begins with.
 """
 
 import argparse
@@ -14,16 +17,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 from tqdm import tqdm
 
 from data.errors import InputError
+from models.chain import ChainSlab
+from models.prior import SlicePrior, load_prior
 from models.release import Provenance, release
 from models.training import TrainingSettings, TrainingState, train
 from models.volumes import CropSettings, TrainingVolume
 from pipeline.cli import main_wrapper
+from pipeline.measurement import read_tensors
 
 SIGMA_DATA = {"ct": 0.5, "mr": 0.25}
 
@@ -93,6 +100,20 @@ def _chosen(volume: TrainingVolume, keep: np.ndarray) -> TrainingVolume:
     return replace(volume, slices=slices, degraded=degraded)
 
 
+def read_chain(folder: Path, modality: str) -> list[ChainSlab]:
+    """The chain states of a folder; InputError where it holds none or those of another modality."""
+    slabs = []
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors, about = read_tensors(path)
+        if (tensors["clean"].ndim == 4) != (modality == "mr"):
+            raise InputError(f"{path} holds states of another modality than {modality}; name another folder.")
+        names = ("noisy", "clean", "sigma", "correlation")
+        slabs.append(ChainSlab(*(tensors[name] for name in names), tuple(about["spacing_mm"])))
+    if not slabs:
+        raise InputError(f"{folder} holds no chain states; make them with python -m pipeline.chain_states.")
+    return slabs
+
+
 def split(volumes_dir: Path, held_out: list[str]) -> tuple[list[Path], list[Path]]:
     """Training and validation files of a folder; a file is held out when its name starts with one of `held_out`."""
     paths = sorted(volumes_dir.glob("*.nii.gz")) + sorted(volumes_dir.glob("*.nii"))
@@ -125,6 +146,21 @@ def parse_settings(text: str) -> tuple[TrainingSettings, list[str]]:
     return TrainingSettings(crop=crop, **values), held_out
 
 
+def _command(arguments: argparse.Namespace) -> str:
+    folders = {name: getattr(arguments, name) for name in ("volumes", "chain", "start")}
+    named = " ".join(f"--{name} {folder.name}" for name, folder in folders.items() if folder)
+    return f"python -m pipeline.train {named} --settings '{arguments.settings}'"
+
+
+def _chain_card(settings: TrainingSettings, slabs: list[ChainSlab], start: SlicePrior | None) -> dict[str, Any]:
+    """What the card says of chain states and of the prior that the training began with."""
+    said = {"chain_slabs": len(slabs), "chain_share": settings.chain_share} if slabs else {}
+    if start is None:
+        return said
+    before = {key: start.card["training"][key] for key in ("steps", "minutes")}
+    return said | {"start": before | {key: start.card[key] for key in ("name", "sha256", "command")}}
+
+
 @main_wrapper
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -133,6 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--state", type=Path, required=True, help="folder of the resumable training state")
     parser.add_argument("--settings", required=True, help="JSON object of TrainingSettings and held_out")
     parser.add_argument("--degraded", type=Path, help="folder of classical reconstructions, for residual_sigma")
+    parser.add_argument("--chain", type=Path, help="folder of pipeline.chain_states")
+    parser.add_argument("--start", type=Path, help="prior whose weights the training begins with")
     parser.add_argument("--license", default="see the training volumes", help="data and licences, for the card")
     arguments = parser.parse_args(argv)
     settings, held_out = parse_settings(arguments.settings)
@@ -140,16 +178,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     pairs = read_pairs(kept, settings, arguments.degraded)
     volumes = [plane for volume in pairs for plane in planes(volume, settings.modality)]
     validation = [read_training_volume(path, settings.modality) for path in held]
+    slabs = read_chain(arguments.chain, settings.modality) if arguments.chain else []
+    start = load_prior(arguments.start) if arguments.start else None
     with tqdm(total=round(60 * settings.minutes), unit="s", desc=f"train {settings.modality}") as bar:
 
         def report(state: TrainingState, error: float) -> None:
             bar.update(round(state.seconds) - bar.n)
             bar.set_postfix_str(f"step {state.step}, error {error:.4f}")
 
-        state = train(volumes, settings, arguments.state, report)
+        state = train(volumes, settings, arguments.state, report, slabs, start.network if start else None)
     names = [v.name for v in volumes if not v.name.endswith(("_coronal", "_sagittal"))]
-    command = f"python -m pipeline.train --volumes {arguments.volumes.name} --settings '{arguments.settings}'"
-    provenance = Provenance(command, arguments.license)
+    provenance = Provenance(_command(arguments), arguments.license, _chain_card(settings, slabs, start))
     pixels, (smallest, largest) = [v.spacing_mm[2] for v in volumes], settings.crop.zoom
     seen = (min(pixels) / largest, max(pixels) / smallest)
     reference = validation + [v for v in volumes if v.name in names]

@@ -105,6 +105,7 @@ def test_flow_scalings_turn_a_velocity_into_the_clean_slice():
 
 def test_flow_weighs_the_mean_by_its_own_scaling_and_the_variance_by_the_common_one():
     made, clean, noise = network(preconditioning="flow"), torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16)
+    noise /= noise.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
     sigma, conditions = torch.tensor([0.1, 0.5]), torch.zeros(2, 3)
     loss, error2 = training_loss(made, clean, noise, sigma, conditions, 0.5)
     noisy = clean + sigma[:, None, None, None] * noise

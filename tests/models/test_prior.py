@@ -27,6 +27,11 @@ def phantom(count: int = 6, side: int = 40, seed: int = 0) -> TrainingVolume:
     return TrainingVolume("discs", slices.astype(np.float16), (2.0, 1.5, 1.5))
 
 
+def unit(noise: torch.Tensor) -> torch.Tensor:
+    """Every item of root mean square 1."""
+    return noise / noise.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+
+
 def test_scalings_have_unit_input_and_target_variance():
     sigma = torch.tensor([0.02, 0.5, 3.0])
     s = scalings(sigma, 0.5)
@@ -45,9 +50,22 @@ def test_network_keeps_any_slice_shape(shape):
     assert log_variance.shape == (2, 1, *shape)
 
 
+def test_the_mean_is_weighed_by_the_noise_that_is_there_and_the_variance_by_the_level_that_was_told():
+    network = SliceNetwork(1, (8, 16), 1, 2)
+    clean, noise = torch.randn(1, 3, 16, 16), unit(torch.randn(1, 3, 16, 16))
+    told, carried, conditions = torch.tensor([0.05]), torch.tensor([0.4]), torch.zeros(1, 3)
+    loss, error2 = training_loss(network, clean, 8 * noise, told, conditions, 0.5)
+    mean, log_variance = denoise_middle(network, clean + carried * noise, told, conditions, 0.5)
+    squares = (mean - clean[:, 1:2]) ** 2
+    ratio = squares / scalings(told, 0.5).out ** 2
+    likelihood = 0.5 * (ratio * (-log_variance).exp() + log_variance).mean()
+    assert torch.allclose(error2, ratio.mean())
+    assert torch.allclose(loss, (squares / scalings(carried, 0.5).out ** 2).mean() + 0.1 * likelihood, rtol=1e-5)
+
+
 def test_loss_of_variance_head_leaves_the_mean_alone():
     network = SliceNetwork(1, (8, 16), 1, 2)
-    clean, noise = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16)
+    clean, noise = torch.randn(2, 3, 16, 16), unit(torch.randn(2, 3, 16, 16))
     sigma, conditions = torch.tensor([0.1, 0.5]), torch.zeros(2, 3)
     loss, error2 = training_loss(network, clean, noise, sigma, conditions, 0.5)
     noisy = clean + sigma[:, None, None, None] * noise
