@@ -51,7 +51,11 @@ class Case:
         return self.psnr_db(done.estimate)
 
     def psnr_db(self, x: Tensor) -> float:
-        return mean_psnr_db(self.units.to_physical(x), self.truth, self.units.modality)
+        return self.psnr_of(self.units.to_physical(x))
+
+    def psnr_of(self, array: np.ndarray) -> float:
+        """The same of (z y x) in physical units."""
+        return mean_psnr_db(array, self.truth, self.units.modality)
 
     def samples(self, trust: float | None) -> tuple[float, float]:
         """(PSNR of the mean, calibration ratio) of SAMPLES samples."""
@@ -62,8 +66,7 @@ class Case:
         inside = body(truth)
         error = ((values.mean(0) - truth) ** 2)[inside].mean()
         spread = values.var(0)[inside].mean()
-        mean_db = mean_psnr_db(values.mean(0).numpy(), self.truth, self.units.modality)
-        return mean_db, float((1 + 1 / SAMPLES) * spread / error)
+        return self.psnr_of(values.mean(0).numpy()), float((1 + 1 / SAMPLES) * spread / error)
 
 
 def load_case(volume: Path, name: str, prior: SlicePrior, slices: int) -> Case:
