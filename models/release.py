@@ -161,10 +161,8 @@ def chain_lines(training: dict) -> list[str]:
     """What the training began with and the chain states that it took, where there were any."""
     lines = []
     if start := training.get("start"):
-        lines += [
-            "",
-            f"Began with a prior of {start['steps']} steps, {start['minutes']:g} minutes (`{start['command']}`).",
-        ]
+        before = f"a prior of {start['steps']} steps, {start['minutes']:g} minutes (`{start['command']}`)"
+        lines += ["", f"Began with {before}, whose share in these weights is {start['share']:g}."]
     if slabs := training.get("chain_slabs"):
         share = round(100 * training["chain_share"])
         lines += ["", f"{share} % of every batch: chain states of {slabs} slabs (`pipeline.chain_states`)."]

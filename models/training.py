@@ -25,6 +25,7 @@ class TrainingSettings:
     residual_sigma   0, or the noise level at which the chain starts from the volumes' `degraded` reconstruction; such a
                      prior needs the chain of benchmarks/networks.py, no registered solver shifts its re-noise so
     chain_share      part of every batch that is chain states, where there are any; the rest is white noise
+    start_share      part of the weights of the prior that the training began with in those that are released
     """
 
     modality: str
@@ -38,6 +39,7 @@ class TrainingSettings:
     preconditioning: str = "edm"
     residual_sigma: float = 0.0
     chain_share: float = 0.5
+    start_share: float = 0.0
     minutes: float = 60.0
     batch: int = 8
     crop: CropSettings = field(default_factory=CropSettings)
@@ -186,6 +188,17 @@ def train_step(state: TrainingState, batch: tuple[Tensor, Tensor, Tensor, Tensor
         torch._foreach_lerp_(list(state.average.parameters()), list(state.network.parameters()), 1 - decay)
     state.step += 1
     return float(error2.mean())
+
+
+def blend(average: SliceNetwork, start: SliceNetwork, share: float) -> None:
+    """average <- (1 - share) average + share start, in place.
+
+    Wortsman et al., CVPR 2022 ("Robust fine-tuning of zero-shot models"), eq. 1: between the weights before and after a
+    fine-tuning lie networks that keep most of its gain and more of what the first knew of other data.
+    """
+    with torch.no_grad():
+        for mine, other in zip(average.parameters(), start.parameters(), strict=True):
+            mine.lerp_(other.to(mine), share)
 
 
 def save_state(state: TrainingState, folder: Path) -> None:

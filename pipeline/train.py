@@ -27,7 +27,7 @@ from data.errors import InputError
 from models.chain import ChainSlab
 from models.prior import SlicePrior, load_prior
 from models.release import Provenance, release
-from models.training import TrainingSettings, TrainingState, train
+from models.training import TrainingSettings, TrainingState, blend, train
 from models.volumes import CropSettings, TrainingVolume
 from pipeline.cli import main_wrapper
 from pipeline.measurement import read_tensors
@@ -158,7 +158,8 @@ def _chain_card(settings: TrainingSettings, slabs: list[ChainSlab], start: Slice
     if start is None:
         return said
     before = {key: start.card["training"][key] for key in ("steps", "minutes")}
-    return said | {"start": before | {key: start.card[key] for key in ("name", "sha256", "command")}}
+    before |= {"share": settings.start_share} | {key: start.card[key] for key in ("name", "sha256", "command")}
+    return said | {"start": before}
 
 
 @main_wrapper
@@ -187,6 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             bar.set_postfix_str(f"step {state.step}, error {error:.4f}")
 
         state = train(volumes, settings, arguments.state, report, slabs, start.network if start else None)
+    if start is not None and settings.start_share > 0:
+        blend(state.average, start.network, settings.start_share)
     names = [v.name for v in volumes if not v.name.endswith(("_coronal", "_sagittal"))]
     provenance = Provenance(_command(arguments), arguments.license, _chain_card(settings, slabs, start))
     pixels, (smallest, largest) = [v.spacing_mm[2] for v in volumes], settings.crop.zoom

@@ -9,7 +9,7 @@ import torch
 from models.chain import ChainSlab, chain_batch, random_chain_crop
 from models.network import SliceNetwork
 from models.preconditioning import scalings
-from models.training import TrainingSettings, mixed_batch, new_state, train_step
+from models.training import TrainingSettings, blend, mixed_batch, new_state, train_step
 from models.volumes import CropSettings, TrainingVolume
 
 SPACING = (2.0, 1.5, 1.5)
@@ -100,3 +100,12 @@ def test_training_begins_with_the_weights_it_is_given():
     for name, value in start.state_dict().items():
         assert torch.equal(state.network.state_dict()[name], value)
         assert torch.equal(state.average.state_dict()[name], value)
+
+
+def test_a_blend_lies_between_its_networks():
+    one, other = (SliceNetwork(1, (8, 16), 1, 2) for _ in range(2))
+    expected = [0.75 * a + 0.25 * b for a, b in zip(one.parameters(), other.parameters(), strict=True)]
+    kept = [b.clone() for b in other.parameters()]
+    blend(one, other, 0.25)
+    assert all(torch.allclose(a, e, atol=1e-6) for a, e in zip(one.parameters(), expected, strict=True))
+    assert all(torch.equal(b, k) for b, k in zip(other.parameters(), kept, strict=True))

@@ -101,6 +101,8 @@ def test_training_takes_the_states_and_begins_with_the_prior_that_is_named(place
     card = json.loads((tmp_path / "out" / CARD).read_text())
     assert card["training"]["chain_slabs"] == 3
     assert card["training"]["start"]["name"] == "prior"
+    assert card["training"]["start"]["share"] == 0
+    assert "chain states of 3 slabs" in (tmp_path / "out" / "README.md").read_text()
     (tmp_path / "empty").mkdir()
     assert train.main([*arguments, "--chain", str(tmp_path / "empty")]) == 1
     assert "holds no chain states" in capsys.readouterr().err
