@@ -8,20 +8,18 @@ there is a chain_ct_notes.md or chain_mr_notes.md beside it, ends with that.
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from benchmarks.measured_error import Case, load_case
+from benchmarks.measured_error import SAMPLES, Case, load_case
 from benchmarks.series import machine
 from data.atomic import write_text
 from models.prior import SlicePrior, load_prior
-from pipeline.calibrate import body
 from pipeline.cli import main_wrapper
-from solvers.run import run_solver
 
-SAMPLES = 3
 NAMES = {"ct": ("ct30", "ct8", "ct_la90"), "mr": ("mr4", "mr8", "mr4_2d")}
 HEAD = ("prior", "task", "point dB", "mean dB", "one sample dB", "calibration ratio", "z-jump")
 
@@ -29,15 +27,10 @@ HEAD = ("prior", "task", "point dB", "mean dB", "one sample dB", "calibration ra
 def cells(case: Case) -> list[str]:
     """Figures of one prior on one task: PSNR in dB as the mean of three planes, (1 + 1/K) V / B inside the body, and
     the mean jump between slices of a sample over that of the truth."""
-    runs = [run_solver("pam", case.problem, case.prior, {"mode": "sample"}, sample=k).estimate for k in range(SAMPLES)]
-    values = torch.stack([torch.from_numpy(case.units.to_physical(x)) for x in runs])
-    mean, truth = values.mean(0), torch.from_numpy(case.truth)
-    inside = body(truth)
-    ratio = (1 + 1 / SAMPLES) * values.var(0)[inside].mean() / ((mean - truth) ** 2)[inside].mean()
+    values, truth = case.draws(None), torch.from_numpy(case.truth)
     jump = values[0].diff(dim=0).abs().mean() / truth.diff(dim=0).abs().mean()
-    point = run_solver("pam", case.problem, case.prior, {"mode": "point"}).estimate
-    decibels = [case.psnr_db(point), case.psnr_of(mean.numpy()), case.psnr_of(values[0].numpy())]
-    return [f"{value:.2f}" for value in (*decibels, float(ratio), float(jump))]
+    decibels = [case.point_db(None), case.psnr_of(values.mean(0).numpy()), case.psnr_of(values[0].numpy())]
+    return [f"{value:.2f}" for value in (*decibels, case.ratio(values), float(jump))]
 
 
 def rows(priors: list[tuple[str, SlicePrior]], volume: Path, slices: int) -> Iterator[str]:
@@ -45,8 +38,9 @@ def rows(priors: list[tuple[str, SlicePrior]], volume: Path, slices: int) -> Ite
     modality = priors[0][1].modality
     with tqdm(total=len(NAMES[modality]) * len(priors), unit="row", desc="chain") as bar:
         for task in NAMES[modality]:
+            case = load_case(volume, task, priors[0][1], slices)
             for name, prior in priors:
-                yield f"| {' | '.join([name, task, *cells(load_case(volume, task, prior, slices))])} |"
+                yield f"| {' | '.join([name, task, *cells(replace(case, prior=prior))])} |"
                 bar.update()
 
 

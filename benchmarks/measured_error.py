@@ -57,16 +57,23 @@ class Case:
         """The same of (z y x) in physical units."""
         return mean_psnr_db(array, self.truth, self.units.modality)
 
-    def samples(self, trust: float | None) -> tuple[float, float]:
-        """(PSNR of the mean, calibration ratio) of SAMPLES samples."""
+    def draws(self, trust: float | None) -> Tensor:
+        """SAMPLES samples (k z y x) in physical units."""
         settings = {"mode": "sample", "trust": trust}
         runs = [run_solver("pam", self.problem, self.prior, settings, sample=k).estimate for k in range(SAMPLES)]
-        values = torch.stack([torch.from_numpy(self.units.to_physical(x)) for x in runs])
+        return torch.stack([torch.from_numpy(self.units.to_physical(x)) for x in runs])
+
+    def ratio(self, values: Tensor) -> float:
+        """Calibration ratio (1 + 1/K) V / B of samples (k z y x), inside the body."""
         truth = torch.from_numpy(self.truth)
         inside = body(truth)
         error = ((values.mean(0) - truth) ** 2)[inside].mean()
-        spread = values.var(0)[inside].mean()
-        return self.psnr_of(values.mean(0).numpy()), float((1 + 1 / SAMPLES) * spread / error)
+        return float((1 + 1 / len(values)) * values.var(0)[inside].mean() / error)
+
+    def samples(self, trust: float | None) -> tuple[float, float]:
+        """(PSNR of the mean, calibration ratio) of SAMPLES samples."""
+        values = self.draws(trust)
+        return self.psnr_of(values.mean(0).numpy()), self.ratio(values)
 
 
 def load_case(volume: Path, name: str, prior: SlicePrior, slices: int) -> Case:

@@ -254,10 +254,10 @@ def train(
     generator = np.random.default_rng([settings.seed, state.step])
     running, saved = None, time.monotonic()
     while state.seconds < 60 * settings.minutes:
-        start = time.monotonic()
+        began = time.monotonic()
         error2 = train_step(state, mixed_batch(volumes, slabs, settings, generator), settings)
         running = error2 if running is None else 0.995 * running + 0.005 * error2
-        state.seconds += time.monotonic() - start
+        state.seconds += time.monotonic() - began
         if time.monotonic() - saved > 60 * settings.save_every_minutes:
             save_state(state, folder)
             report(state, running)

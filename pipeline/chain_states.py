@@ -29,17 +29,17 @@ from data.volume import Volume
 from models.denoised import Denoised
 from models.prior import SlicePrior, load_prior
 from models.volumes import TrainingVolume
-from operators.fourier import ifft2
 from pipeline.cli import json_object, main_wrapper
 from pipeline.measure_ct import simulate_ct
-from pipeline.measure_mr import simulate_mr
-from pipeline.measurement import Measurement, unpack_kspace, write_tensors
+from pipeline.measure_mr import noiseless_mr, simulate_mr
+from pipeline.measurement import Measurement, write_tensors
 from pipeline.problem import make_problem
 from pipeline.seeds import numpy_generator
 from pipeline.settings import CtMeasureSettings, MrMeasureSettings, build, require_range
 from pipeline.train import planes, read_training_volume, split
 from solvers.problem import Problem
 from solvers.run import run_solver
+from solvers.wrapped_prior import WrappedPrior
 
 LEVELS = (6, 14)
 
@@ -64,19 +64,16 @@ class Shown:
     correlation: float
 
 
-class ListeningPrior:
+class ListeningPrior(WrappedPrior):
     """A prior that keeps what it is asked."""
 
-    def __init__(self, prior: SlicePrior):
-        self.prior, self.card = prior, prior.card
+    def __init__(self, inner: SlicePrior):
+        super().__init__(inner)
         self.shown: list[Shown] = []
 
     def denoise(self, x, sigma, spacing_mm, noise_correlation=0.0) -> Denoised:
         self.shown.append(Shown(x.clone(), sigma, noise_correlation))
-        return self.prior.denoise(x, sigma, spacing_mm, noise_correlation)
-
-    def r2_scale(self, sigma: float, purpose: str) -> float:
-        return self.prior.r2_scale(sigma, purpose)
+        return super().denoise(x, sigma, spacing_mm, noise_correlation)
 
 
 def random_ct(draw: np.random.Generator) -> dict[str, Any]:
@@ -110,12 +107,8 @@ def simulate(modality: str, slab: Volume, section: dict[str, Any], name: str) ->
         measurement, truth = simulate_ct(slab, build(CtMeasureSettings, section, "measure"), name)
         return measurement, torch.from_numpy(truth)
     settings = build(MrMeasureSettings, section, "measure")
-    measurement, magnitude = simulate_mr(slab, settings, name)
-    whole = replace(settings, acceleration=1.0, mask="equispaced_1d", noise_fraction=1e-6)
-    full, _ = simulate_mr(slab, whole, name)
-    kspace, _ = unpack_kspace(full.tensors)
-    image = (torch.from_numpy(full.tensors["sensitivities"]).conj() * ifft2(torch.from_numpy(kspace))).sum(1)
-    return measurement, torch.polar(torch.from_numpy(magnitude), image.angle())
+    measurement, _ = simulate_mr(slab, settings, name)
+    return measurement, noiseless_mr(slab, settings).image
 
 
 def chain(prior: SlicePrior, problem: Problem, mode: str, levels: int, seed: int) -> list[Shown]:

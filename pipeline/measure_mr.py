@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,14 @@ from pipeline.settings import MrMeasureSettings, require_choice, require_range
 MASKS = {"random_1d": random_1d, "equispaced_1d": equispaced_1d, "poisson_disc_2d": poisson_disc_2d}
 
 
+class NoiselessMr(NamedTuple):
+    """k-space and sensitivities (z coils y x), and the complex image (z y x), all on the working matrix."""
+
+    kspace: torch.Tensor
+    sensitivities: torch.Tensor
+    image: torch.Tensor
+
+
 def simulate_mr(volume: Volume, settings: MrMeasureSettings, name: str) -> tuple[Measurement, np.ndarray]:
     """(measurement, truth (z y x): magnitude of the noiseless image on the working grid) of a magnitude volume.
 
@@ -28,17 +36,9 @@ def simulate_mr(volume: Volume, settings: MrMeasureSettings, name: str) -> tuple
     sampled on a mask, with complex Gaussian noise of noise_fraction times the truth's 99.5th percentile in each part.
     """
     check_settings(settings)
-    magnitude = torch.from_numpy(np.maximum(volume.array_zyx, 0).astype(np.float32))
-    slices, rows, columns = magnitude.shape
-    matrix = working_matrix(volume, settings.working_spacing_mm)
-    phasors = simulate_smooth_phase((slices, rows, columns), generator(settings.seed, "mr", "phase"))
-    coils = simulate_sensitivities(
-        settings.coils, (slices, rows, columns), generator(settings.seed, "mr", "coils"), volume.spacing_mm
-    )
-    image = magnitude * phasors
-    clean = torch.stack([crop_kspace(fft2(coils[z] * image[z]), matrix) for z in range(slices)])
-    known = resample_sensitivities(coils, matrix)
-    truth = torch.stack([(known[z].conj() * ifft2(clean[z])).sum(0) for z in range(slices)]).abs().numpy()
+    whole = noiseless_mr(volume, settings)
+    clean, known, truth = whole.kspace, whole.sensitivities, whole.image.abs().numpy()
+    matrix = clean.shape[-2:]
     peak = float(np.percentile(truth, 99.5))
     if not peak > 0:
         raise InputError(f"{name}: the volume is empty; leave this series out.")
@@ -49,11 +49,27 @@ def simulate_mr(volume: Volume, settings: MrMeasureSettings, name: str) -> tuple
     sensitivities = known
     if settings.sensitivities == "estimated":
         sensitivities = cartesian_maps(noisy.numpy(), mask.numpy(), None, "region", 1, name)[0]
+    slices, rows, columns = volume.array_zyx.shape
     affine = cropped_affine(volume.affine, (rows, columns), matrix)
     metadata = mr_metadata(settings, "simulate", truth.shape, affine, np.full(settings.coils, sigma))
     metadata["native_shape_zyx"] = [slices, rows, columns]
     tensors = pack_kspace(noisy.numpy(), mask.numpy()) | {"sensitivities": sensitivities.numpy().astype(np.complex64)}
     return Measurement(tensors, metadata), truth
+
+
+def noiseless_mr(volume: Volume, settings: MrMeasureSettings) -> NoiselessMr:
+    """Magnitudes under the smooth phase and coils of the settings' seed, k-space cropped to the working matrix."""
+    magnitude = torch.from_numpy(np.maximum(volume.array_zyx, 0).astype(np.float32))
+    slices, rows, columns = magnitude.shape
+    matrix = working_matrix(volume, settings.working_spacing_mm)
+    phasors = simulate_smooth_phase((slices, rows, columns), generator(settings.seed, "mr", "phase"))
+    coils = simulate_sensitivities(
+        settings.coils, (slices, rows, columns), generator(settings.seed, "mr", "coils"), volume.spacing_mm
+    )
+    image = magnitude * phasors
+    clean = torch.stack([crop_kspace(fft2(coils[z] * image[z]), matrix) for z in range(slices)])
+    known = resample_sensitivities(coils, matrix)
+    return NoiselessMr(clean, known, torch.stack([(known[z].conj() * ifft2(clean[z])).sum(0) for z in range(slices)]))
 
 
 def make_mask(settings: MrMeasureSettings, matrix: tuple[int, int]) -> torch.Tensor:
