@@ -126,7 +126,8 @@ def table_lines(prior: SlicePrior, arguments: argparse.Namespace) -> list[str]:
     head = [f"{kind} {sigma:g}" for kind in KINDS for sigma in SIGMAS]
     lines = ["| images | " + " | ".join(head) + " | verdict |", "|" + " --- |" * (len(head) + 2)]
     for limit in ("low", "usual", "unsure", "out"):
-        values = " | ".join(f"{v:.2f}" for kind in KINDS for v in table[kind][limit])
+        limits = [v for kind in KINDS for v in table[kind].get(limit, [None] * len(SIGMAS))]
+        values = " | ".join("" if v is None else f"{v:.2f}" for v in limits)
         lines.append(f"| limit: {limit} | {values} | |")
     for path in arguments.known:
         volume = read_training_volume(path, modality)
@@ -134,6 +135,8 @@ def table_lines(prior: SlicePrior, arguments: argparse.Namespace) -> list[str]:
         # the calibration patients' slices are no stack
         x = x[:1] if len(x) < 3 else x
         lines.append(line(f"known: {volume.name}", ratios(prior, x, volume.spacing_mm), prior))
+        seen = reconstructed(prior, (slab(volume)[0] if len(x) > 1 else x, volume.spacing_mm), modality)
+        lines.append(line(f"known: {volume.name}, reconstructed", ratios(prior, *seen), prior))
     other = slab(read_training_volume(arguments.other, "mr" if modality == "ct" else "ct"))
     cases = strangers(slab(read_training_volume(arguments.base, modality)), other, modality)
     lines += [line(name, ratios(prior, *case), prior) for name, case in cases.items()]

@@ -80,7 +80,8 @@ def alarm_table(reference: dict[str, Ratios]) -> dict[str, Any]:
 
     The logarithms of a ratio are taken for normal with unknown mean and variance, so that the next one lies below mean
     + t_{n-1}(p) s sqrt(1 + 1/n) with probability p; p = 1 - UNSURE / m and 1 - OUT / m for m ratios (Bonferroni), and
-    the mirror of UNSURE below. s is at least LEAST_SPREAD. ValueError with fewer than three volumes.
+    the mirror of UNSURE below for `error` alone: less error than predicted is care, not smoothness. s is at least
+    LEAST_SPREAD. ValueError with fewer than three volumes.
     """
     count = len(reference)
     if count < 3:
@@ -92,8 +93,9 @@ def alarm_table(reference: dict[str, Ratios]) -> dict[str, Any]:
         spread = np.maximum(logs.std(axis=0, ddof=1), LEAST_SPREAD) * np.sqrt(1 + 1 / count)
         tests = len(KINDS) * len(SIGMAS)
         unsure, out = (float(stats.t.isf(share / tests, count - 1)) for share in (UNSURE, OUT))
-        limits = {"low": centre - unsure * spread, "usual": centre, "unsure": centre + unsure * spread}
-        limits["out"] = centre + out * spread
+        limits = {"usual": centre, "unsure": centre + unsure * spread, "out": centre + out * spread}
+        if kind == "error":
+            limits["low"] = centre - stats.t.isf(UNSURE / len(SIGMAS), count - 1) * spread
         table[kind] = {name: [round(float(v), 4) for v in np.exp(values)] for name, values in limits.items()}
     return table
 
@@ -138,7 +140,7 @@ def judge(measured: Ratios, card: dict[str, Any]) -> Verdict:
     if above["unsure"]:
         text = f"Prior {card['name']} may not know such images: its error is {known}. Read fine detail with care."
         return Verdict("unsure", text)
-    if any(getattr(measured, k)[i] < table[k]["low"][i] for k in KINDS for i in range(len(SIGMAS))):
+    if any(ratio < limit for ratio, limit in zip(measured.error, table["error"]["low"], strict=True)):
         text = f"The images are smoother than those prior {card['name']} was made for: blurred, magnified or a phantom."
         return Verdict("unsure", text)
     return Verdict("in", f"Prior {card['name']} is as right about these images as about those it was made for.")

@@ -87,8 +87,11 @@ class SlicePrior:
         return float(np.exp(np.interp(np.log(sigma), np.log(table["sigma"]), np.log(table["scale"]))))
 
     def check_fits(self, modality: str, pixel_mm: float) -> None:
-        """Raises PriorError when the study's modality or pixel size is outside what the prior was trained for."""
-        name, (low, high) = self.card["name"], self.card["pixel_mm"]
+        """Raises PriorError when the study's modality or pixel size is outside what the prior is for.
+
+        The card's `usable_pixel_mm` goes beyond `pixel_mm`, the pixels of the training, where it was tried.
+        """
+        name, (low, high) = self.card["name"], usable_pixels(self.card)
         if modality != self.modality:
             raise PriorError(
                 f"prior {name} was trained for {self.modality}, the study is {modality}; "
@@ -99,6 +102,12 @@ class SlicePrior:
                 f"prior {name} knows pixels of {low:g} to {high:g} mm, the working grid has {pixel_mm:.3g} mm; "
                 "choose another working grid or another prior in the config."
             )
+
+
+def usable_pixels(card: dict) -> tuple[float, float]:
+    """Smallest and largest pixel in mm that a prior takes: card `usable_pixel_mm`, without it those of its training."""
+    low, high = card.get("usable_pixel_mm", card["pixel_mm"])
+    return float(low), float(high)
 
 
 def load_prior(directory: str | Path, device: str = "cpu") -> SlicePrior:
@@ -129,7 +138,7 @@ def _read_card(folder: Path) -> dict:
         if path.stat().st_size > MAX_CARD_BYTES:
             raise ValueError("too long")
         card = json.loads(path.read_text(encoding="utf-8"))
-        low, high = (float(length) for length in card["pixel_mm"])
+        low, high = usable_pixels(card)
         usable = card["modality"] in ("ct", "mr") and 0 < float(card["sigma_data"]) < math.inf and 0 < low <= high
         if not usable or not all(isinstance(card[key], str) for key in ("name", "sha256")):
             raise ValueError("values that cannot be")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from models.ood import reference_table
-from models.prior import CARD, WEIGHTS, SlicePrior
+from models.prior import CARD, WEIGHTS, SlicePrior, usable_pixels
 from models.training import TrainingSettings, TrainingState
 from models.volumes import TrainingVolume, smooth_phase
 
@@ -130,7 +130,7 @@ def card_text(card: dict) -> str:
         f"# Slice prior {card['name']}",
         "",
         f"Modality {card['modality']}, units {card['units']}, {card['parameters'] / 1e6:.1f} M weights, "
-        f"pixels {low:g} to {high:g} mm.",
+        f"pixels {low:g} to {high:g} mm{beyond_training(card)}.",
         "",
         f"Trained {training['minutes']:g} minutes, {training['steps']} steps of {training['batch']} crops of "
         f"{training['crop']} pixels, on: {', '.join(training['volumes'])}.",
@@ -155,6 +155,14 @@ def card_text(card: dict) -> str:
         *alarm_lines(card),
     ]
     return "\n".join(lines)
+
+
+def beyond_training(card: dict) -> str:
+    """Where the card takes other pixels than those of the training, and what says so."""
+    if "usable_pixel_mm" not in card:
+        return ""
+    low, high = usable_pixels(card)
+    return f" in training, taken from {low:g} to {high:g} mm ({card['usable_pixel_source']})"
 
 
 def chain_lines(training: dict) -> list[str]:
@@ -184,6 +192,7 @@ def alarm_lines(card: dict) -> list[str]:
     ]
     for kind in ("error", "predicted"):
         for i, sigma in enumerate(table["sigma"]):
-            values = " | ".join(f"{table[kind][name][i]:.2f}" for name in ("usual", "low", "unsure", "out"))
+            limits = [table[kind].get(name) for name in ("usual", "low", "unsure", "out")]
+            values = " | ".join(f"{limit[i]:.2f}" if limit else "" for limit in limits)
             lines.append(f"| {kind} | {sigma:g} | {values} |")
     return [*lines, ""]

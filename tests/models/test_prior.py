@@ -177,6 +177,10 @@ def test_wrong_checksum_modality_and_pixel_are_refused(folder):
         prior.check_fits("mr", 1.5)
     with pytest.raises(PriorError, match="pixels of 1 to 2 mm"):
         prior.check_fits("ct", 5.0)
+    prior.card["usable_pixel_mm"] = [0.7, 2.0]
+    prior.check_fits("ct", 0.8)
+    with pytest.raises(PriorError, match=r"pixels of 0.7 to 2 mm"):
+        prior.check_fits("ct", 0.6)
     card = json.loads((folder / CARD).read_text())
     (folder / CARD).write_text(json.dumps(card | {"sha256": "0" * 64}))
     try:
