@@ -50,6 +50,16 @@ class Row:
         return mean((result.record["spread"] or {}).get(name) for result in self.results)
 
 
+def paired(one: Row, other: Row, name: str, key: str | None = None) -> dict[int, float]:
+    """Seed to the figure of `one` less that of `other`, for the seeds that both have; empty where there is none."""
+    figures = [
+        {result.seed: _get(result.record["estimates"][row.estimate], name, key) for result in row.results}
+        for row in (one, other)
+    ]
+    shared = [seed for seed in figures[0] if None not in (figures[0][seed], figures[1].get(seed))]
+    return {seed: figures[0][seed] - figures[1][seed] for seed in sorted(shared)}
+
+
 class TaskResults:
     """All results of a task at one thickness."""
 

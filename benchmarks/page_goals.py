@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.bench_results import CHIEF, TaskResults, mean
+from benchmarks.bench_results import CHIEF, Row, TaskResults, mean, paired
 
 Found = dict[str, TaskResults]
 
@@ -55,12 +55,22 @@ def _against(found: Found, task: str, rival: str, goal: float, plane: str) -> Li
     results = found.get(task)
     other = results and results.best(results.of(methods=[rival]), plane)
     ours = results and results.ours(plane)
-    if not other or not ours:
+    found_gain = _gain(ours, other, plane) if other and ours else None
+    if not found_gain:
         return Line(name, f"+{goal:g} dB", "", None)
-    gain = ours.figure("psnr_db", plane) - other.figure("psnr_db", plane)
+    gain, text = found_gain
     source = other.results[0].record["tuned_on"]
     searched = "" if source == task else f", {rival} as searched on {source or 'nothing: defaults'}"
-    return Line(name, f"+{goal:g} dB", f"{gain:+.2f} dB ({ours.label}{searched})", goal - gain)
+    return Line(name, f"+{goal:g} dB", f"{text} ({ours.label}{searched})", goal - gain)
+
+
+def _gain(ours: Row, other: Row, plane: str) -> tuple[float, str] | None:
+    """(mean gain in PSNR over the seeds that both have, "+1.00 dB" and the range of several seeds), or null."""
+    gains = list(paired(ours, other, "psnr_db", plane).values())
+    if not gains:
+        return None
+    between = f", {min(gains):+.2f} to {max(gains):+.2f} over {len(gains)} seeds" if len(gains) > 1 else ""
+    return mean(gains), f"{mean(gains):+.2f} dB{between}"
 
 
 def _equal_calls(found: Found, task: str) -> Line:
@@ -72,9 +82,10 @@ def _equal_calls(found: Found, task: str) -> Line:
         calls = ours.figure("network_calls")
         equal = [row for row in results.of(methods=CHIEF) if row.figure("network_calls") == calls]
         rival = results.best(equal)
-        if rival:
-            gain = ours.figure("psnr_db", "axial") - rival.figure("psnr_db", "axial")
-            gains.append((gain, f"{gain:+.2f} dB ({ours.label} against {rival.label}, {calls:.0f} calls)"))
+        found_gain = _gain(ours, rival, "axial") if rival else None
+        if found_gain:
+            gain, text = found_gain
+            gains.append((gain, f"{text} ({ours.label} against {rival.label}, {calls:.0f} calls)"))
     if not gains:
         return Line(name, f"+{goal:g} dB", "", None)
     return Line(name, f"+{goal:g} dB", "; ".join(text for _, text in gains), goal - min(gains)[0])

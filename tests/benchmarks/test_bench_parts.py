@@ -50,9 +50,10 @@ def result(folder: Path, task: str, method: str, psnr: dict[str, float], **other
         | {"network_calls": others.get("calls", {}).get(name, 10)}
         for name, value in psnr.items()
     }
-    record = {"name": method, "kind": kind, "seed": 0, "estimates": estimates, "spread": others.get("spread")}
+    seed = others.get("seed", 0)
+    record = {"name": method, "kind": kind, "seed": seed, "estimates": estimates, "spread": others.get("spread")}
     record |= {"tuned_on": task, "samples": 4, "shape_zyx": [10, 100, 100], "all_settings": {"levels": 10}}
-    path = folder / task / "z64_seed0" / method / "result.json"
+    path = folder / task / f"z64_seed{seed}" / method / "result.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(record))
 
@@ -199,6 +200,24 @@ def test_goals_are_missed_by_what_is_missing(tmp_path):
     assert lines["raw 90 % coverage, every task"].missed == pytest.approx(0.03)
     assert lines["calibration ratio, every task"].verdict == "reached"
     assert lines["mr8: against tuned wavelet, axial"].verdict == "not measured"
+
+
+def test_gains_are_taken_seed_by_seed(tmp_path):
+    for seed, tv, ours in ((0, 26.0, 29.0), (1, 20.0, 24.0), (2, None, 30.0)):
+        result(tmp_path, "ct30", "pam_point", {"point": ours}, seed=seed)
+        if tv:
+            result(tmp_path, "ct30", "tv", {"point": tv}, calls={"point": 0}, seed=seed)
+    lines = {line.goal: line for line in goal_lines(read_results(tmp_path, 64), {}, tmp_path)}
+    line = lines["ct30: against tuned 3D tv, axial"]
+    assert line.missed == pytest.approx(1.0)
+    assert line.reached.startswith("+3.50 dB, +3.00 to +4.00 over 2 seeds (pam point")
+
+
+def test_gains_without_a_common_seed_are_not_measured(tmp_path):
+    result(tmp_path, "ct30", "pam_point", {"point": 29.0}, seed=0)
+    result(tmp_path, "ct30", "tv", {"point": 26.0}, seed=1)
+    lines = {line.goal: line for line in goal_lines(read_results(tmp_path, 64), {}, tmp_path)}
+    assert lines["ct30: against tuned 3D tv, axial"].verdict == "not measured"
 
 
 def test_a_quarter_of_the_calls_is_compared_at_equal_quality(tmp_path):
