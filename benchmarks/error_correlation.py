@@ -8,9 +8,7 @@ samples for several choices of the card's `error`, and the correlation that the 
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +22,7 @@ from models.denoised import Denoised
 from models.prior import SlicePrior, load_prior
 from pipeline.cli import main_wrapper
 from solvers.run import run_solver
+from solvers.wrapped_prior import WrappedPrior
 
 SAMPLES = 2
 LAGS = (1, 2, 3)
@@ -37,23 +36,19 @@ CHOICES = {
 }
 
 
-@dataclass
-class ListeningPrior:
+class ListeningPrior(WrappedPrior):
     """A prior that keeps the error of every volume that it denoises, over its predicted standard deviation."""
 
-    prior: SlicePrior
-    truth: Tensor
-    card: dict[str, Any]
-    errors: list[Tensor]
+    def __init__(self, inner: SlicePrior, truth: Tensor) -> None:
+        super().__init__(inner)
+        self.truth = truth
+        self.errors: list[Tensor] = []
 
     def denoise(self, x, sigma, spacing_mm, noise_correlation=0.0) -> Denoised:
-        denoised = self.prior.denoise(x, sigma, spacing_mm, noise_correlation)
+        denoised = super().denoise(x, sigma, spacing_mm, noise_correlation)
         h = denoised.mean.abs() if denoised.mean.is_complex() else denoised.mean
         self.errors.append((self.truth - h) / denoised.variance.sqrt())
         return denoised
-
-    def r2_scale(self, sigma: float, purpose: str) -> float:
-        return self.prior.r2_scale(sigma, purpose)
 
 
 def lag_correlation(error: Tensor, axis: int, lag: int) -> float:
@@ -68,7 +63,7 @@ def lag_correlation(error: Tensor, axis: int, lag: int) -> float:
 def measured_lags(case: Case) -> list[float]:
     """Mean over levels of the correlation at LAGS along z, then at LAGS along y and x together, of a point run."""
     truth = torch.from_numpy(case.truth) / case.units.scale
-    listening = ListeningPrior(case.prior, truth, case.prior.card, [])
+    listening = ListeningPrior(case.prior, truth)
     run_solver("pam", case.problem, listening, {"mode": "point", "reflect": False, "paths": 1})
     rows = []
     for error in listening.errors:

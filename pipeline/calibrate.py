@@ -38,6 +38,7 @@ from solvers.measured_error import error_scale
 from solvers.pam import MEASURED_LEVEL
 from solvers.problem import Problem
 from solvers.run import run_solver
+from solvers.wrapped_prior import WrappedPrior
 
 FACTORS = {"point": (0.25, 0.5, 1.0, 2.0), "sample": (1.0, 2.0, 4.0, 8.0)}
 # Correlation lengths of the denoiser's error. The fit starts at FIRST_ERROR: streaks of CT go through several slices.
@@ -63,27 +64,24 @@ class Task:
     truth: Tensor
 
 
-class RecordingPrior:
+class RecordingPrior(WrappedPrior):
     """A prior that notes (sigma, mean squared error, mean predicted variance) whenever it denoises unreflected volumes,
     and keeps the denoised volume of level MEASURED_LEVEL."""
 
-    def __init__(self, prior: SlicePrior, truth: Tensor):
-        self.prior, self.truth = prior, truth
-        self.card = prior.card
+    def __init__(self, inner: SlicePrior, truth: Tensor) -> None:
+        super().__init__(inner)
+        self.truth = truth
         self.rows: list[tuple[float, float, float]] = []
         self.measured: Denoised | None = None
 
     def denoise(self, x, sigma, spacing_mm, noise_correlation=0.0) -> Denoised:
-        denoised = self.prior.denoise(x, sigma, spacing_mm, noise_correlation)
+        denoised = super().denoise(x, sigma, spacing_mm, noise_correlation)
         if len(self.rows) == MEASURED_LEVEL:
             self.measured = denoised
         inside = body(self.truth)
         error = squared_error(denoised.mean, self.truth)[inside].mean()
         self.rows.append((sigma, float(error), float(denoised.variance[inside].mean())))
         return denoised
-
-    def r2_scale(self, sigma: float, purpose: str) -> float:
-        return self.prior.r2_scale(sigma, purpose)
 
 
 def squared_error(x: Tensor, truth: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ import pytest
 from benchmarks.bench_config import read_config
 from benchmarks.bench_results import TaskResults, read_results
 from benchmarks.methods import METHODS, Method, methods
-from benchmarks.page_goals import goal_lines
 from benchmarks.plan import Plan, measured_rates
 from benchmarks.published import ROWS
 from benchmarks.settings import method_settings, read_tuned, tuned_for, write_tuned
 from benchmarks.tasks import TASKS
 from data.errors import InputError
 from solvers.registry import SOLVERS, solver_settings
+from tests.benchmarks.bench_result_files import result
 
 AIR, WATER = -1000.0, 0.0
 
@@ -35,27 +35,6 @@ def volumes(tmp_path) -> dict[str, str]:
     for modality in ("ct", "mr"):
         (tmp_path / f"{modality}.nii.gz").touch()
     return {modality: str(tmp_path / f"{modality}.nii.gz") for modality in ("ct", "mr")}
-
-
-def result(folder: Path, task: str, method: str, psnr: dict[str, float], **others) -> None:
-    """A result.json with the figures that goals and tables ask for."""
-    kind = METHODS[method.split("-")[0]].kind
-    estimates = {
-        name: {
-            "psnr_db": {"axial": value, "coronal": value, "sagittal": value},
-            "z_jump": 1.0,
-            "seconds": 1.0,
-            "cpu_seconds": 1.0,
-        }
-        | {"network_calls": others.get("calls", {}).get(name, 10)}
-        for name, value in psnr.items()
-    }
-    seed = others.get("seed", 0)
-    record = {"name": method, "kind": kind, "seed": seed, "estimates": estimates, "spread": others.get("spread")}
-    record |= {"tuned_on": task, "samples": 4, "shape_zyx": [10, 100, 100], "all_settings": {"levels": 10}}
-    path = folder / task / f"z64_seed{seed}" / method / "result.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(record))
 
 
 def plan_of(values: dict) -> Plan:
@@ -182,54 +161,6 @@ def test_what_is_wrong_with_a_config_is_one_sentence(values, words, volumes):
     with pytest.raises(InputError, match=words) as caught:
         plan_of({**volumes, **values})
     assert "\n" not in str(caught.value)
-
-
-def test_goals_are_missed_by_what_is_missing(tmp_path):
-    result(tmp_path, "ct30", "tv", {"point": 26.0}, calls={"point": 0})
-    result(tmp_path, "ct30", "pam_point", {"point": 29.0})
-    spread = {"coverage90": 0.95, "calibration_ratio": 1.0}
-    calls = {"mean": 40, "sample": 10}
-    result(tmp_path, "ct30", "pam", {"mean": 30.0, "sample": 28.0}, calls=calls, spread=spread)
-    result(tmp_path, "ct30", "dds", {"mean": 27.5, "sample": 26.5}, calls=calls)
-    result(tmp_path, "ct30", "diffusion_mbir", {"mean": 28.5, "sample": 25.0}, calls=calls)
-    lines = {line.goal: line for line in goal_lines(read_results(tmp_path, 64), {}, tmp_path)}
-    assert lines["ct30: against tuned 3D tv, axial"].missed == pytest.approx(0.5)
-    equal = next(line for goal, line in lines.items() if goal.startswith("ct30") and "at equal network calls" in goal)
-    assert equal.missed == pytest.approx(0.5)
-    assert "+1.50 dB (pam mean against diffusion_mbir mean, 40 calls)" in equal.reached
-    assert lines["raw 90 % coverage, every task"].missed == pytest.approx(0.03)
-    assert lines["calibration ratio, every task"].verdict == "reached"
-    assert lines["mr8: against tuned wavelet, axial"].verdict == "not measured"
-
-
-def test_gains_are_taken_seed_by_seed(tmp_path):
-    for seed, tv, ours in ((0, 26.0, 29.0), (1, 20.0, 24.0), (2, None, 30.0)):
-        result(tmp_path, "ct30", "pam_point", {"point": ours}, seed=seed)
-        if tv:
-            result(tmp_path, "ct30", "tv", {"point": tv}, calls={"point": 0}, seed=seed)
-    lines = {line.goal: line for line in goal_lines(read_results(tmp_path, 64), {}, tmp_path)}
-    line = lines["ct30: against tuned 3D tv, axial"]
-    assert line.missed == pytest.approx(1.0)
-    assert line.reached.startswith("+3.50 dB, +3.00 to +4.00 over 2 seeds (pam point")
-
-
-def test_gains_without_a_common_seed_are_not_measured(tmp_path):
-    result(tmp_path, "ct30", "pam_point", {"point": 29.0}, seed=0)
-    result(tmp_path, "ct30", "tv", {"point": 26.0}, seed=1)
-    lines = {line.goal: line for line in goal_lines(read_results(tmp_path, 64), {}, tmp_path)}
-    assert lines["ct30: against tuned 3D tv, axial"].verdict == "not measured"
-
-
-def test_a_quarter_of_the_calls_is_compared_at_equal_quality(tmp_path):
-    for levels, ours, theirs in ((5, 27.0, 20.0), (10, 29.0, 24.0), (20, 29.5, 26.0), (40, 30.0, 29.4)):
-        calls = {"point": levels}
-        result(tmp_path, "ct30", f"pam_point-{levels}", {"point": ours}, calls=calls)
-        result(tmp_path, "ct30", f"dds-{levels}", {"point": theirs}, calls=calls)
-    from benchmarks.bench_results import read_curves
-
-    assert read_results(tmp_path, 64) == {}
-    lines = [line for line in goal_lines({}, read_curves(tmp_path, 64), tmp_path) if "quarter" in line.goal]
-    assert [line.missed for line in lines[:2]] == pytest.approx([-1.0, 0.4])
 
 
 def test_what_a_killed_job_left_is_no_result(tmp_path):

@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def deepinv():
-    from benchmarks.crosscheck import import_deepinv
+    from benchmarks.deepinv_peer import import_deepinv
 
     return import_deepinv()
 
