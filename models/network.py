@@ -19,11 +19,10 @@ class SliceNetwork(ModelMixin, ConfigMixin):
     Input: `slices` (batch, 3 * channels, y, x), slices below, at and above the wanted one, already scaled to unit
     variance; `sigma` (batch,) noise level; `conditions` (batch, 3): ln(slice spacing / mm), ln(pixel / mm), lag-1
     correlation of the noise between slices, or (batch, 7): these and the window of `positions`. Output: (batch,
-    outputs * channels, y, x) raw means and (batch, outputs, y, x) log-variances of their errors. Sides that are no
+    channels, y, x) raw mean of the middle slice and (batch, 1, y, x) log-variance of its error. Sides that are no
     multiple of `patch * 2**(levels - 1)` are replicated outwards and cropped back.
 
     neighbours       3: all slices are seen; 1: the middle one alone (2D)
-    outputs          1: the middle slice is predicted; 3: all three
     position         whether two channels say where in the slice a pixel lies
     preconditioning  a key of models.preconditioning.SCALINGS
     """
@@ -36,7 +35,6 @@ class SliceNetwork(ModelMixin, ConfigMixin):
         layers: int = 1,
         patch: int = 2,
         neighbours: int = 3,
-        outputs: int = 1,
         position: bool = False,
         preconditioning: str = "edm",
     ):
@@ -44,7 +42,7 @@ class SliceNetwork(ModelMixin, ConfigMixin):
         levels = len(widths)
         self.unet = UNet2DModel(
             in_channels=neighbours * channels * patch**2 + CONDITIONS + 2 * position,
-            out_channels=outputs * (channels + 1) * patch**2,
+            out_channels=(channels + 1) * patch**2,
             block_out_channels=tuple(widths),
             layers_per_block=layers,
             down_block_types=("DownBlock2D",) * levels,
@@ -55,7 +53,6 @@ class SliceNetwork(ModelMixin, ConfigMixin):
 
     def forward(self, slices: Tensor, sigma: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
         channels, patch = self.config.channels, self.config.patch
-        means = self.config.outputs * channels
         if self.config.neighbours == 1:
             slices = slices[:, channels : 2 * channels]
         rows, columns = slices.shape[-2:]
@@ -70,7 +67,7 @@ class SliceNetwork(ModelMixin, ConfigMixin):
         inputs = torch.cat([patches, *maps], dim=1).contiguous(memory_format=torch.channels_last)
         time = EMBED_SCALE * (sigma.clamp_min(1e-4).log() + EMBED_OFFSET)
         output = functional.pixel_shuffle(self.unet(inputs, time).sample, patch)[..., :rows, :columns].float()
-        return output[:, :means], output[:, means:].clamp(-12.0, 6.0)
+        return output[:, :channels], output[:, channels:].clamp(-12.0, 6.0)
 
 
 def positions(window: Tensor, size: tuple[int, int], patch: int, grid: tuple[int, int]) -> Tensor:

@@ -38,35 +38,23 @@ def flow_scalings(sigma: Tensor, sigma_data: float) -> Scalings:
 SCALINGS = {"edm": scalings, "flow": flow_scalings}
 
 
-def denoise_slices(
-    network: SliceNetwork, triplet: Tensor, sigma: Tensor, conditions: Tensor, sigma_data: float
-) -> tuple[Tensor, Tensor]:
-    """Clean means (batch, outputs * channels, y, x) of `triplet` and the log-variances (batch, outputs, y, x) of their
-    errors over EDM's c_out^2.
-
-    D(x; sigma) = c_skip x + c_out F(c_in x; sigma), x being the slices that are predicted.
-    """
-    scale = SCALINGS[network.config.preconditioning](sigma, sigma_data)
-    raw, log_variance = network(scale.input * triplet, sigma, conditions)
-    return scale.skip * predicted(network, triplet) + scale.out * raw, log_variance
-
-
 def denoise_middle(
     network: SliceNetwork, triplet: Tensor, sigma: Tensor, conditions: Tensor, sigma_data: float
 ) -> tuple[Tensor, Tensor]:
     """Clean mean (batch, channels, y, x) of the middle slice of `triplet` and the log-variance (batch, 1, y, x) of its
-    error over EDM's c_out^2, so that the error's variance is c_out^2 exp(u)."""
-    means, log_variances = denoise_slices(network, triplet, sigma, conditions, sigma_data)
-    if network.config.outputs == 1:
-        return means, log_variances
-    channels = network.config.channels
-    return means[:, channels : 2 * channels], log_variances[:, 1:2]
+    error over EDM's c_out^2, so that the error's variance is c_out^2 exp(u).
+
+    D(x; sigma) = c_skip x + c_out F(c_in x; sigma), x being the middle slice.
+    """
+    scale = SCALINGS[network.config.preconditioning](sigma, sigma_data)
+    raw, log_variance = network(scale.input * triplet, sigma, conditions)
+    return scale.skip * middle(network, triplet) + scale.out * raw, log_variance
 
 
-def predicted(network: SliceNetwork, triplet: Tensor) -> Tensor:
-    """The slices of `triplet` (batch, 3 * channels, y, x) that the network predicts."""
+def middle(network: SliceNetwork, triplet: Tensor) -> Tensor:
+    """The middle slice (batch, channels, y, x) of `triplet` (batch, 3 * channels, y, x)."""
     channels = network.config.channels
-    return triplet if network.config.outputs == 3 else triplet[:, channels : 2 * channels]
+    return triplet[:, channels : 2 * channels]
 
 
 def training_loss(
@@ -80,11 +68,10 @@ def training_loss(
     better likelihood with a worse mean.
     """
     noisy = clean + sigma[:, None, None, None] * noise
-    means, log_variances = denoise_slices(network, noisy, sigma, conditions, sigma_data)
-    errors = (means - predicted(network, clean)).unflatten(1, (network.config.outputs, -1))
-    squares = errors.square().mean(dim=2)
+    mean, log_variance = denoise_middle(network, noisy, sigma, conditions, sigma_data)
+    squares = (mean - middle(network, clean)).square().mean(dim=1, keepdim=True)
     error2 = squares / scalings(sigma, sigma_data).out ** 2
     carried = sigma * noise.square().mean(dim=(1, 2, 3)).sqrt()
     weighted = squares / SCALINGS[network.config.preconditioning](carried, sigma_data).out ** 2
-    likelihood = 0.5 * (error2.detach() * torch.exp(-log_variances) + log_variances).mean()
+    likelihood = 0.5 * (error2.detach() * torch.exp(-log_variance) + log_variance).mean()
     return weighted.mean() + 0.1 * likelihood, error2.detach().mean(dim=(1, 2, 3))

@@ -106,7 +106,7 @@ class SlicePrior:
 
 def usable_pixels(card: dict) -> tuple[float, float]:
     """Smallest and largest pixel in mm that a prior takes: card `usable_pixel_mm`, without it those of its training."""
-    low, high = card.get("usable_pixel_mm", card["pixel_mm"])
+    low, high = card["usable_pixel_mm" if "usable_pixel_mm" in card else "pixel_mm"]
     return float(low), float(high)
 
 

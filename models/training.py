@@ -21,7 +21,7 @@ from models.volumes import CropSettings, TrainingVolume, complex_channels, rando
 class TrainingSettings:
     """Everything that a training run depends on. `minutes` is the budget of the cosine schedule, resumes included.
 
-    neighbours, outputs, position, preconditioning   of the network, see SliceNetwork
+    neighbours, position, preconditioning   of the network, see SliceNetwork
     residual_sigma   0, or the noise level at which the chain starts from the volumes' `degraded` reconstruction; such a
                      prior needs the chain of benchmarks/networks.py, no registered solver shifts its re-noise so
     chain_share      part of every batch that is chain states, where there are any; the rest is white noise
@@ -34,7 +34,6 @@ class TrainingSettings:
     layers: int = 1
     patch: int = 2
     neighbours: int = 3
-    outputs: int = 1
     position: bool = False
     preconditioning: str = "edm"
     residual_sigma: float = 0.0
@@ -82,7 +81,6 @@ def new_network(settings: TrainingSettings) -> SliceNetwork:
         settings.layers,
         settings.patch,
         settings.neighbours,
-        settings.outputs,
         settings.position,
         settings.preconditioning,
     )

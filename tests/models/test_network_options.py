@@ -1,4 +1,4 @@
-"""Options of the trainer: neighbours, outputs, positions, rectified flow, residual start."""
+"""Options of the trainer: neighbours, positions, rectified flow, residual start."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.network import SliceNetwork, positions
-from models.preconditioning import denoise_middle, denoise_slices, flow_scalings, scalings, training_loss
+from models.preconditioning import denoise_middle, flow_scalings, scalings, training_loss
 from models.prior import SlicePrior
 from models.training import TrainingSettings, draw_batch, load_state, new_state, residual_share, save_state, train_step
 from models.volumes import CropSettings, TrainingVolume, random_crop
@@ -33,7 +33,7 @@ def test_a_configuration_without_options_is_the_same_network(tmp_path):
     made = network()
     made.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    for key in ("neighbours", "outputs", "position", "preconditioning"):
+    for key in ("neighbours", "position", "preconditioning"):
         del config[key]
     (tmp_path / "config.json").write_text(json.dumps(config))
     loaded = SliceNetwork.from_pretrained(tmp_path, use_safetensors=True, local_files_only=True)
@@ -49,15 +49,6 @@ def test_a_single_slice_network_does_not_see_its_neighbours(neighbours, seen):
     other[:, [0, 2]] += 1
     outputs = [made(t, torch.tensor([0.3]), torch.zeros(1, 3))[0] for t in (triplet, other)]
     assert torch.equal(*outputs) is not seen
-
-
-def test_the_middle_of_three_predicted_slices_is_what_a_prior_uses():
-    made, triplet, sigma = network(outputs=3), torch.randn(2, 3, 16, 16), torch.tensor([0.3, 1.0])
-    means, log_variances = denoise_slices(made, triplet, sigma, torch.zeros(2, 3), 0.5)
-    mean, log_variance = denoise_middle(made, triplet, sigma, torch.zeros(2, 3), 0.5)
-    assert means.shape == (2, 3, 16, 16)
-    assert torch.equal(mean, means[:, 1:2])
-    assert torch.equal(log_variance, log_variances[:, 1:2])
 
 
 def test_positions_of_the_whole_slice_run_from_edge_to_edge():
@@ -117,7 +108,7 @@ def test_flow_weighs_the_mean_by_its_own_scaling_and_the_variance_by_the_common_
     assert torch.allclose(loss, (squares / flow_scalings(sigma, 0.5).out ** 2).mean() + 0.1 * likelihood, rtol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"neighbours": 1, "position": True}, {"outputs": 3, "preconditioning": "flow"}])
+@pytest.mark.parametrize("options", [{"neighbours": 1, "position": True}, {"preconditioning": "flow"}])
 def test_options_train_resume_and_denoise_whole_volumes(options, tmp_path):
     settings, generator = replace(TINY, **options), np.random.default_rng(0)
     state = new_state(settings)
