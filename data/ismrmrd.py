@@ -5,7 +5,7 @@ and the acquisitions as `data`, a compound of head, traj and data.
 """
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -13,7 +13,7 @@ import numpy as np
 
 from data.errors import InputError
 from data.hdf5 import check_stored
-from data.ismrmrd_grid import place_lines
+from data.ismrmrd_grid import Acquisitions, place_lines
 from data.ismrmrd_readouts import gather_readouts
 from data.kspace_common import KSpace, check_size, look_into, own_dataset, own_group, readable
 from data.mr_header import MrHeader, read_header
@@ -37,15 +37,6 @@ OTHERS = {
     30: "phase-stabilisation",
     31: "phase-stabilisation",
 }
-
-
-@dataclass(frozen=True)
-class Acquisitions:
-    """heads: structured array (n); lines: [complex64 (coils samples)]; paths: [float32 (samples dimensions)]."""
-
-    heads: np.ndarray
-    lines: list[np.ndarray]
-    paths: list[np.ndarray]
 
 
 def is_ismrmrd(path: Path) -> bool:

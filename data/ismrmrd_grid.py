@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,12 +11,18 @@ from data.errors import InputError
 from data.kspace_common import KSpace, affine_of, axial_affine, check_size
 from data.mr_header import MrHeader
 
-if TYPE_CHECKING:
-    from data.ismrmrd import Acquisitions
-
 REVERSE = np.uint64(1 << 21)
 # Slice distances may differ by this share of the mean, and slices lie beside their line by this share of it.
 EVEN = 0.02
+
+
+@dataclass(frozen=True)
+class Acquisitions:
+    """heads: structured array (n); lines: [complex64 (coils samples)]; paths: [float32 (samples dimensions)]."""
+
+    heads: np.ndarray
+    lines: list[np.ndarray]
+    paths: list[np.ndarray]
 
 
 def place_lines(path: Path, header: MrHeader, image: Acquisitions, calibration: Acquisitions | None) -> KSpace:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.errors import InputError
-from data.ismrmrd_grid import along_slices, kept, moved, slice_places, spacing_of
+from data.ismrmrd_grid import Acquisitions, along_slices, kept, moved, slice_places, spacing_of
 from data.kspace_common import KSpace
 from data.mr_header import MrHeader
-
-if TYPE_CHECKING:
-    from data.ismrmrd import Acquisitions
 
 
 def gather_readouts(path: Path, header: MrHeader, image: Acquisitions) -> KSpace:
