@@ -84,7 +84,7 @@ DDS_MR = _grid(gamma=[1.0, 3.0, 10.0, 30.0, 100.0])
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("pam_point", "ours", "pam", {"mode": "point"}, spread=False, seconds=4.0, tier=0),
+        Method("pam_point", "ours", "pam", {"mode": "point"}, spread=False, seconds=8.0, tier=0),
         Method("pam", "ours", "pam", {"mode": "sample"}, seconds=4.0, tier=0),
         _classical("fbp", 0.2, {"ct": [{"filter": "ramlak"}, {"filter": "hann"}, {"filter": "hann", "cutoff": 0.5}]}),
         _classical("cgls", 0.7, {"ct": _grid(iterations=[10, 20, 40, 80])}),
