@@ -58,6 +58,7 @@ SOLVERS: dict[str, Solver] = {
         },
     ),
     "dps": Solver("dps", "DpsSettings"),
+    "flowchef": Solver("flowchef", "FlowChefSettings"),
     "pigdm": Solver("pigdm", "PigdmSettings"),
     "mmps": Solver("mmps", "MmpsSettings"),
     "stsl": Solver("stsl", "StslSettings", {"first_order": {"kappa": 0.0}}),
