@@ -55,7 +55,6 @@ VARIANTS: dict[str, TrainingSettings] = {
     "deeper, 2 layers": replace(BASE, layers=2),
     "patch 4, 96-192-256": replace(BASE, patch=4, widths=(96, 192, 256)),
     "1 slice in": replace(BASE, neighbours=1),
-    "position": replace(BASE, position=True),
     "rectified flow": replace(BASE, preconditioning="flow"),
     "pairs, plain start": BASE,
     "pairs, residual start": replace(BASE, residual_sigma=START_SIGMA),

@@ -10,7 +10,6 @@ from torch.nn import functional
 # Noise levels are embedded as 200 (ln sigma + 6): sigma in [.0025, 20] covers the sinusoidal range [0, 1800].
 EMBED_SCALE, EMBED_OFFSET = 200.0, 6.0
 CONDITIONS = 3
-WHOLE = torch.tensor([-1.0, 1.0, -1.0, 1.0])
 
 
 class SliceNetwork(ModelMixin, ConfigMixin):
@@ -18,12 +17,11 @@ class SliceNetwork(ModelMixin, ConfigMixin):
 
     Input: `slices` (batch, 3 * channels, y, x), slices below, at and above the wanted one, already scaled to unit
     variance; `sigma` (batch,) noise level; `conditions` (batch, 3): ln(slice spacing / mm), ln(pixel / mm), lag-1
-    correlation of the noise between slices, or (batch, 7): these and the window of `positions`. Output: (batch,
-    channels, y, x) raw mean of the middle slice and (batch, 1, y, x) log-variance of its error. Sides that are no
-    multiple of `patch * 2**(levels - 1)` are replicated outwards and cropped back.
+    correlation of the noise between slices. Output: (batch, channels, y, x) raw mean of the middle slice and (batch, 1,
+    y, x) log-variance of its error. Sides that are no multiple of `patch * 2**(levels - 1)` are replicated outwards and
+    cropped back.
 
     neighbours       3: all slices are seen; 1: the middle one alone (2D)
-    position         whether two channels say where in the slice a pixel lies
     preconditioning  a key of models.preconditioning.SCALINGS
     """
 
@@ -35,13 +33,12 @@ class SliceNetwork(ModelMixin, ConfigMixin):
         layers: int = 1,
         patch: int = 2,
         neighbours: int = 3,
-        position: bool = False,
         preconditioning: str = "edm",
     ):
         super().__init__()
         levels = len(widths)
         self.unet = UNet2DModel(
-            in_channels=neighbours * channels * patch**2 + CONDITIONS + 2 * position,
+            in_channels=neighbours * channels * patch**2 + CONDITIONS,
             out_channels=(channels + 1) * patch**2,
             block_out_channels=tuple(widths),
             layers_per_block=layers,
@@ -60,29 +57,11 @@ class SliceNetwork(ModelMixin, ConfigMixin):
         padding = (0, -columns % multiple, 0, -rows % multiple)
         padded = functional.pad(slices, padding, mode="replicate") if any(padding) else slices
         patches = functional.pixel_unshuffle(padded, patch)
-        maps = [conditions[:, :CONDITIONS, None, None].expand(-1, -1, *patches.shape[-2:])]
-        if self.config.position:
-            window = conditions[:, CONDITIONS:] if conditions.shape[1] > CONDITIONS else WHOLE.to(conditions)[None]
-            maps.append(positions(window.expand(len(slices), 4), (rows, columns), patch, patches.shape[-2:]))
-        inputs = torch.cat([patches, *maps], dim=1).contiguous(memory_format=torch.channels_last)
+        maps = conditions[:, :, None, None].expand(-1, -1, *patches.shape[-2:])
+        inputs = torch.cat([patches, maps], dim=1).contiguous(memory_format=torch.channels_last)
         time = EMBED_SCALE * (sigma.clamp_min(1e-4).log() + EMBED_OFFSET)
         output = functional.pixel_shuffle(self.unet(inputs, time).sample, patch)[..., :rows, :columns].float()
         return output[:, :channels], output[:, channels:].clamp(-12.0, 6.0)
-
-
-def positions(window: Tensor, size: tuple[int, int], patch: int, grid: tuple[int, int]) -> Tensor:
-    """Where the patches of a crop lie in its slice: (batch, 2, y, x), -1 at the slice's first edge and 1 at its last.
-
-    `window` (batch, 4): first and last edge of the crop along y and along x; `size` is the crop's in pixels, `grid` the
-    number of patches, those of the padding continuing outwards.
-    """
-    axes = []
-    for axis, (pixels, patches) in enumerate(zip(size, grid, strict=True)):
-        share = (torch.arange(patches, device=window.device) + 0.5) * patch / pixels
-        first, last = window[:, 2 * axis, None], window[:, 2 * axis + 1, None]
-        axes.append(first + (last - first) * share)
-    y, x = axes[0][:, :, None].expand(-1, *grid), axes[1][:, None, :].expand(-1, *grid)
-    return torch.stack([y, x], dim=1)
 
 
 def fast_bfloat16(device: torch.device) -> bool:

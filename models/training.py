@@ -21,7 +21,7 @@ from models.volumes import CropSettings, TrainingVolume, complex_channels, rando
 class TrainingSettings:
     """Everything that a training run depends on. `minutes` is the budget of the cosine schedule, resumes included.
 
-    neighbours, position, preconditioning   of the network, see SliceNetwork
+    neighbours, preconditioning   of the network, see SliceNetwork
     residual_sigma   0, or the noise level at which the chain starts from the volumes' `degraded` reconstruction; such a
                      prior needs the chain of benchmarks/networks.py, no registered solver shifts its re-noise so
     chain_share      part of every batch that is chain states, where there are any; the rest is white noise
@@ -34,7 +34,6 @@ class TrainingSettings:
     layers: int = 1
     patch: int = 2
     neighbours: int = 3
-    position: bool = False
     preconditioning: str = "edm"
     residual_sigma: float = 0.0
     chain_share: float = 0.5
@@ -81,7 +80,6 @@ def new_network(settings: TrainingSettings) -> SliceNetwork:
         settings.layers,
         settings.patch,
         settings.neighbours,
-        settings.position,
         settings.preconditioning,
     )
     return network.to(settings.torch_device, memory_format=torch.channels_last)
@@ -100,8 +98,7 @@ def new_state(settings: TrainingSettings, start: SliceNetwork | None = None) -> 
 
 
 def draw_batch(volumes: list[TrainingVolume], settings: TrainingSettings, generator: np.random.Generator):
-    """Clean triplets (b, 3c, y, x), unit noise of the same shape, sigma (b,) and conditions (b, 3 or, with position,
-    7).
+    """Clean triplets (b, 3c, y, x), unit noise of the same shape, sigma (b,) and conditions (b, 3).
 
     Half of the batch has independent noise in the three slices, the rest AR(1) noise along z with a random correlation.
     With residual_sigma the noise carries the residual R of the degraded reconstruction, see `residual_share`.
@@ -115,10 +112,8 @@ def draw_batch(volumes: list[TrainingVolume], settings: TrainingSettings, genera
     if settings.residual_sigma > 0:
         clean, residual = clean.chunk(2, dim=1)
         noise = noise + (residual_share(sigma, settings.residual_sigma) / sigma)[:, None, None, None] * residual
-    conditions = [torch.stack([c.log_spacing for c in crops]), correlation[:, None]]
-    if settings.position:
-        conditions.append(torch.stack([c.window for c in crops]))
-    return clean[:, : 3 * settings.channels], noise, sigma, torch.cat(conditions, dim=1)
+    conditions = torch.cat([torch.stack([c.log_spacing for c in crops]), correlation[:, None]], dim=1)
+    return clean[:, : 3 * settings.channels], noise, sigma, conditions
 
 
 def mixed_batch(

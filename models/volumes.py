@@ -40,12 +40,11 @@ def neighbours(index: int, stride: int, count: int) -> list[int]:
 
 
 class Crop(NamedTuple):
-    """Clean triplet (3, y, x) float32, (ln slice spacing, ln pixel) in mm, and its window in the slice (4,): first and
-    last edge along y and along x, from -1 to 1; `residual` (3, y, x) is degraded minus clean, or None."""
+    """Clean triplet (3, y, x) float32 and (ln slice spacing, ln pixel) in mm; `residual` (3, y, x) is degraded minus
+    clean, or None."""
 
     slices: Tensor
     log_spacing: Tensor
-    window: Tensor
     residual: Tensor | None
 
 
@@ -65,10 +64,9 @@ def random_crop(volumes: list[TrainingVolume], settings: CropSettings, generator
     crop = _at_size(volume.slices[place], side, settings.size)
     if volume.degraded is not None:
         crop = torch.cat([crop, _at_size(volume.degraded[place], side, settings.size) - crop])
-    edges = [2 * top / rows - 1, 2 * (top + side) / rows - 1, 2 * left / columns - 1, 2 * (left + side) / columns - 1]
-    crop, edges = _flip(crop, edges, settings.transpose, generator)
+    crop = _flip(crop, settings.transpose, generator)
     log_spacing = torch.tensor([np.log(dz * stride), np.log(pixel * side / settings.size)], dtype=torch.float32)
-    return Crop(crop[:3], log_spacing, torch.tensor(edges), crop[3:] if volume.degraded is not None else None)
+    return Crop(crop[:3], log_spacing, crop[3:] if volume.degraded is not None else None)
 
 
 def _at_size(values: np.ndarray, side: int, size: int) -> Tensor:
@@ -82,20 +80,16 @@ def _at_size(values: np.ndarray, side: int, size: int) -> Tensor:
     return crop
 
 
-def _flip(crop: Tensor, edges: list[float], transpose: bool, generator: np.random.Generator):
-    """Flips along z, y and x and a transposition at random, of clean and residual triplets alike; a flipped crop is one
-    of the flipped slice, so its window is mirrored."""
+def _flip(crop: Tensor, transpose: bool, generator: np.random.Generator) -> Tensor:
+    """Flips along z, y and x and a transposition at random, of clean and residual triplets alike."""
     below, top, left = (generator.random() < 0.5 for _ in range(3))
     if below:
         crop = crop.unflatten(0, (-1, 3)).flip(1).flatten(0, 1)
-    (y0, y1), (x0, x1) = edges[:2], edges[2:]
     if top:
-        crop, y0, y1 = crop.flip(1), -y1, -y0
+        crop = crop.flip(1)
     if left:
-        crop, x0, x1 = crop.flip(2), -x1, -x0
-    if transpose and generator.random() < 0.25:
-        return crop.transpose(1, 2), [x0, x1, y0, y1]
-    return crop, [y0, y1, x0, x1]
+        crop = crop.flip(2)
+    return crop.transpose(1, 2) if transpose and generator.random() < 0.25 else crop
 
 
 def smooth_phase(size: int, generator: np.random.Generator, waves: int = 5) -> Tensor:

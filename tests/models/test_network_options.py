@@ -1,4 +1,4 @@
-"""Options of the trainer: neighbours, positions, rectified flow, residual start."""
+"""Options of the trainer: neighbours, rectified flow, residual start."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.network import SliceNetwork, positions
+from models.network import SliceNetwork
 from models.preconditioning import denoise_middle, flow_scalings, scalings, training_loss
 from models.prior import SlicePrior
 from models.training import TrainingSettings, draw_batch, load_state, new_state, residual_share, save_state, train_step
@@ -33,7 +33,7 @@ def test_a_configuration_without_options_is_the_same_network(tmp_path):
     made = network()
     made.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    for key in ("neighbours", "position", "preconditioning"):
+    for key in ("neighbours", "preconditioning"):
         del config[key]
     (tmp_path / "config.json").write_text(json.dumps(config))
     loaded = SliceNetwork.from_pretrained(tmp_path, use_safetensors=True, local_files_only=True)
@@ -51,37 +51,17 @@ def test_a_single_slice_network_does_not_see_its_neighbours(neighbours, seen):
     assert torch.equal(*outputs) is not seen
 
 
-def test_positions_of_the_whole_slice_run_from_edge_to_edge():
-    where = positions(torch.tensor([[-1.0, 1.0, -1.0, 1.0]]), (8, 12), 2, (4, 6))
-    assert torch.allclose(where[0, 0, :, 0], torch.tensor([-0.75, -0.25, 0.25, 0.75]))
-    assert torch.allclose(where[0, 1, 0, [0, 5]], torch.tensor([-5 / 6, 5 / 6]))
-    padded = positions(torch.tensor([[-1.0, 1.0, -1.0, 1.0]]), (8, 12), 2, (6, 6))
-    assert torch.allclose(padded[0, 0, :, 0], torch.tensor([-0.75, -0.25, 0.25, 0.75, 1.25, 1.75]))
-
-
 @pytest.mark.parametrize("transpose", [False, True])
-def test_the_window_of_a_crop_says_where_its_pixels_come_from(transpose):
-    settings, generator = replace(TINY.crop, transpose=transpose), np.random.default_rng(0)
-    transposed = 0
-    for _ in range(60):
-        crop = random_crop([ramp()], settings, generator)
-        where = positions(crop.window[None], (32, 32), 1, (32, 32))[0]
-        # a flip negates the true place, a transposition swaps it
-        candidates = {(s, t, swap): 0.1 * s * where[swap] + t * where[1 - swap] for s in (-1, 1) for t in (-1, 1)
-                      for swap in (0, 1)}  # fmt: skip
-        fits = [k for k, v in candidates.items() if torch.allclose(v, crop.slices[1], atol=1e-3)]
-        assert len(fits) == 1
-        transposed += fits[0][2]
-    assert (transposed > 0) is transpose
-
-
-def test_positions_reach_the_network_and_default_to_the_whole_slice():
-    made, triplet, sigma = network(position=True), torch.randn(1, 3, 32, 32), torch.tensor([0.3])
-    whole = torch.cat([torch.zeros(1, 3), torch.tensor([[-1.0, 1.0, -1.0, 1.0]])], dim=1)
-    corner = torch.cat([torch.zeros(1, 3), torch.tensor([[-1.0, 0.0, -1.0, 0.0]])], dim=1)
-    plain = made(triplet, sigma, torch.zeros(1, 3))[0]
-    assert torch.equal(plain, made(triplet, sigma, whole)[0])
-    assert not torch.allclose(plain, made(triplet, sigma, corner)[0], atol=1e-4)
+def test_crops_are_flipped_every_way_and_transposed_where_asked(transpose):
+    settings, generator = replace(TINY.crop, transpose=transpose, zoom_probability=0.0), np.random.default_rng(0)
+    seen = set()
+    for _ in range(100):
+        middle = random_crop([ramp()], settings, generator).slices[1]
+        down, across = float(middle[1, 0] - middle[0, 0]), float(middle[0, 1] - middle[0, 0])
+        seen.add((down > 0, across > 0, abs(down) > abs(across)))
+    # the ramp is steeper along x
+    assert {key[:2] for key in seen if not key[2]} == {(a, b) for a in (False, True) for b in (False, True)}
+    assert any(key[2] for key in seen) is transpose
 
 
 def test_flow_scalings_turn_a_velocity_into_the_clean_slice():
@@ -108,7 +88,7 @@ def test_flow_weighs_the_mean_by_its_own_scaling_and_the_variance_by_the_common_
     assert torch.allclose(loss, (squares / flow_scalings(sigma, 0.5).out ** 2).mean() + 0.1 * likelihood, rtol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"neighbours": 1, "position": True}, {"preconditioning": "flow"}])
+@pytest.mark.parametrize("options", [{"neighbours": 1}, {"preconditioning": "flow"}])
 def test_options_train_resume_and_denoise_whole_volumes(options, tmp_path):
     settings, generator = replace(TINY, **options), np.random.default_rng(0)
     state = new_state(settings)

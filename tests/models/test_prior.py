@@ -88,7 +88,7 @@ def test_crops_carry_their_spacing():
     settings = CropSettings(size=32, zoom=(0.8, 1.25), zoom_probability=1.0)
     generator = np.random.default_rng(0)
     for _ in range(20):
-        crop, (log_dz, log_pixel), _, residual = random_crop([phantom()], settings, generator)
+        crop, (log_dz, log_pixel), residual = random_crop([phantom()], settings, generator)
         assert residual is None
         assert crop.shape == (3, 32, 32)
         assert np.isclose(np.exp(float(log_dz)), 2.0) or np.isclose(np.exp(float(log_dz)), 4.0)
