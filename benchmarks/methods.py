@@ -160,7 +160,7 @@ METHODS: dict[str, Method] = {
             spread=False,
         ),
         _rival("dps", *2 * [_grid(zeta=[0.01, 0.02, 0.05])], fixed={"levels": 30}, seconds=4.5),
-        _rival("flowchef", *2 * [_grid(descents=[3, 10, 30, 100])], seconds=2.0),
+        _rival("flowchef", _grid(descents=[30, 100, 300]), _grid(descents=[1, 3, 10, 30]), seconds=2.0),
         _rival("pigdm", *2 * [_grid(guidance=[1.5, 3.0, 5.0, 8.0])], fixed={"levels": 15}, seconds=4.5),
         _rival("mmps", *2 * [_grid(cg_iterations=[3, 5])], seconds=16.0),
         _rival("stsl", *2 * [_grid(kappa=[0.0, 0.1])], fixed={"inner_steps": 2}, seconds=15.0),
