@@ -25,7 +25,8 @@ from benchmarks.series import machine
 from benchmarks.tasks import TASKS
 from data.atomic import write_text
 from pipeline.cli import main_wrapper
-from pipeline.doubt import error_correlation, target_of
+from pipeline.doubt import target_of
+from solvers.correction import error_correlation
 from solvers.problem import Problem
 from solvers.structure_doubt import Target, probability_wrong, refined, spread
 
@@ -83,7 +84,7 @@ def candidates(
     def real(x: Tensor) -> np.ndarray:
         return (x.abs() if x.is_complex() else x).numpy()
 
-    again = refined(problem, point, error_correlation(problem, case.prior.card))
+    again = refined(problem, point, error_correlation(problem, case.prior.card, "point")[0])
     target = target_of(real(point), case.units.modality, spacing)
     maps: dict[str, BYSIZE] = {name: {} for name in ("spread", "margin", "over", "own", "point", "refined")}
     for diameter, ball in scene.filters.items():

@@ -177,7 +177,7 @@ class Fit:
             self.run_recorded(task, recorder, purpose)
             sigma = recorder.rows[MEASURED_LEVEL][0]
             variance = self.prior.r2_scale(sigma, purpose) * recorder.measured.variance
-            error = ErrorModel(variance.sqrt(), *error_correlation(task.problem, self.prior, purpose, None, None))
+            error = ErrorModel(variance.sqrt(), *error_correlation(task.problem, self.prior.card, purpose))
             scales.append(max(error_scale(task.problem, recorder.measured.mean, error, Draws(0)), LEAST_SCALE))
         return round(float(np.exp(-np.mean(np.log(scales)))), 3)
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from solvers.correction import error_correlation
 from solvers.matched_filter import Spacing, matched_filter
 from solvers.null_space import smooth
 from solvers.problem import Problem
-from solvers.slice_coupling import coupling_coefficient
 from solvers.structure_doubt import Target, refined, structure_doubt
 
 # Prior units: CT HU / 1000, MR shares of the brightest tissue.
@@ -31,13 +31,6 @@ def target_of(estimate: np.ndarray, modality: str, spacing_mm: Spacing) -> Targe
     return Target(np.where(lung, LUNG_CONTRAST, SOFT_CONTRAST), ~lung)
 
 
-def error_correlation(problem: Problem, card: dict[str, Any]) -> tuple[float, float, float]:
-    """Lag-1 correlation (z, y, x) of a point estimate's error by the prior's card; white without one."""
-    error = card.get("error", {}).get("point", {})
-    in_slice = coupling_coefficient(1.0, error.get("pixels", 0.0))
-    return coupling_coefficient(problem.spacing_mm[0], error.get("length_mm", 0.0)), in_slice, in_slice
-
-
 def doubt_maps(
     problem: Problem,
     modality: str,
@@ -52,7 +45,7 @@ def doubt_maps(
     picture, best (z y x), samples (K z y x, K >= 2): as the solver made them, prior units; best is the point estimate
     where there is one, else the mean. Magnitudes of complex volumes are compared.
     """
-    again = refined(problem, best, error_correlation(problem, card))
+    again = refined(problem, best, error_correlation(problem, card, "point")[0])
     shown, estimate, brought_back, *draws = (_magnitude(x) for x in (picture, best, again, *samples))
     target = target_of(estimate, modality, problem.spacing_mm)
     return {

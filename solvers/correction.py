@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,10 +25,6 @@ from solvers.conjugate_gradient import conjugate_gradient
 from solvers.draws import Draws
 from solvers.problem import Problem
 from solvers.slice_coupling import ar1_draw, ar1_draw_adjoint, coupling_coefficient
-
-if TYPE_CHECKING:
-    from models.prior import SlicePrior
-
 
 Lags = tuple[float, float, float]
 
@@ -79,29 +75,30 @@ def _correlate_adjoint(x: Tensor, correlation: Lags) -> Tensor:
 
 def error_correlation(
     problem: Problem,
-    prior: SlicePrior,
+    card: dict[str, Any],
     purpose: str,
-    length_mm: float | None,
-    pixels: float | None,
+    length_mm: float | None = None,
+    pixels: float | None = None,
     broad_share: float | None = None,
 ) -> tuple[Lags, float, Lags]:
     """What an ErrorModel is made of beside r: correlation, broad_share, broad_correlation.
 
-    What is null is the card's `error` for the purpose ("point" or "sample"), white without one; the lengths of the
-    broad share are the card's.
+    What is null is the `error` of the prior's card for the purpose ("point" or "sample"), white without one; the
+    lengths of the broad share are the card's. On pixels finer than the training's these lengths keep their size in mm.
     """
-    card = prior.card.get("error", {}).get(purpose, {})
+    error = card.get("error", {}).get(purpose, {})
+    finer = max(card.get("pixel_mm", (0.0,))[0] / problem.spacing_mm[2], 1.0)
 
     def lags(length_mm: float, pixels: float) -> Lags:
         in_slice = coupling_coefficient(1.0, pixels)
         return coupling_coefficient(problem.spacing_mm[0], length_mm), in_slice, in_slice
 
     near = lags(
-        card.get("length_mm", 0.0) if length_mm is None else length_mm,
-        card.get("pixels", 0.0) if pixels is None else pixels,
+        error.get("length_mm", 0.0) if length_mm is None else length_mm,
+        finer * error.get("pixels", 0.0) if pixels is None else pixels,
     )
-    share = card.get("broad_share", 0.0) if broad_share is None else broad_share
-    return near, share, lags(card.get("broad_length_mm", 0.0), card.get("broad_pixels", 0.0))
+    share = error.get("broad_share", 0.0) if broad_share is None else broad_share
+    return near, share, lags(error.get("broad_length_mm", 0.0), finer * error.get("broad_pixels", 0.0))
 
 
 def correct(

@@ -67,7 +67,7 @@ def ode(
     white Gaussian volumes. It says nothing about directions in which V is not the covariance of x given x_sigma.
     """
     c = coupling_coefficient(problem.spacing_mm[0], settings.noise_length_mm)
-    error_c = error_correlation(problem, prior, "sample", settings.error_length_mm, settings.error_pixels)
+    error_c = error_correlation(problem, prior.card, "sample", settings.error_length_mm, settings.error_pixels)
     sigmas = karras_levels(settings.sigma_max or problem.sigma_init, settings.sigma_min, settings.levels)
 
     def noise(level: int) -> Tensor:

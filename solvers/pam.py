@@ -90,7 +90,8 @@ def pam(
     noise_c = coupling_coefficient(problem.spacing_mm[0], settings.noise_length_mm) if sample else 0.0
     noise_c = min(noise_c, MOST_CORRELATED)
     share = settings.broad_share if sample else None
-    error_c = error_correlation(problem, prior, settings.mode, settings.error_length_mm, settings.error_pixels, share)
+    lengths = settings.error_length_mm, settings.error_pixels
+    error_c = error_correlation(problem, prior.card, settings.mode, *lengths, share)
     sigmas = karras_levels(
         settings.sigma_max or problem.sigma_init, settings.sigma_min or SIGMA_MIN[settings.mode], settings.levels
     )

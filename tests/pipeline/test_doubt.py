@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from operators.linear import Identity
-from pipeline.doubt import doubt_maps, error_correlation, target_of
+from pipeline.doubt import doubt_maps, target_of
 from solvers.problem import Problem
 from tests.solvers.problems import normal
 
@@ -28,13 +28,6 @@ def test_mr_asks_for_a_share_of_the_signal_and_never_of_none():
     contrast = target_of(volume, "mr", SPACING).contrast
     assert contrast[4, 20, 35] == pytest.approx(0.15 * 0.8, rel=0.01)
     assert contrast[4, 20, 0] == pytest.approx(0.15 * 0.2)
-
-
-def test_the_correlation_of_the_error_is_the_cards():
-    problem = Problem(Identity(), torch.zeros(SHAPE), torch.ones(1, 1, 1), torch.zeros(SHAPE), 1.0, SPACING)
-    card = {"error": {"point": {"length_mm": 4.0, "pixels": 1.0}}}
-    assert error_correlation(problem, card) == pytest.approx((np.exp(-0.5), np.exp(-1), np.exp(-1)))
-    assert error_correlation(problem, {}) == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("modality", ["ct", "mr"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from solvers.correction import ErrorModel, correct
+from solvers.correction import ErrorModel, correct, error_correlation
 from tests.solvers.problems import make_problem, normal, stationary_prior
 
 SHAPE = (3, 3, 4)
@@ -110,3 +112,21 @@ def test_draws_have_the_posterior_covariance(correlation):
     exact = torch.linalg.inv(torch.linalg.inv(covariance) + A.mH @ (W[:, None] * A))
     assert torch.allclose(columns @ columns.T, exact, atol=1e-3 * float(exact.diagonal().max()))
     assert torch.allclose(mode, correct(problem, h, error, 80, 1e-7).flatten().double(), atol=1e-5)
+
+
+def test_without_a_card_the_error_is_white():
+    problem, _ = make_problem(SHAPE, ROWS, 0.1, stationary_prior(SHAPE[1:], 0.5, 1.0))
+    assert error_correlation(problem, {}, "point") == ((0.0, 0.0, 0.0), 0.0, (0.0, 0.0, 0.0))
+
+
+def test_on_pixels_finer_than_the_trainings_the_error_keeps_its_size_in_mm():
+    prior = stationary_prior(SHAPE[1:], 0.5, 1.0)
+    problem, _ = make_problem(SHAPE, ROWS, 0.1, prior)
+    card = {"error": {"sample": {"length_mm": 6.0, "pixels": 1.0, "broad_pixels": 8.0}}}
+    dz, _, pixel = problem.spacing_mm
+    for trained, factor in ((pixel, 1.0), (pixel / 2, 1.0), (2 * pixel, 2.0)):
+        card["pixel_mm"] = [trained, 10 * trained]
+        near, _, broad = error_correlation(problem, card, "sample")
+        assert near == pytest.approx((math.exp(-dz / 6), *2 * [math.exp(-1 / factor)]))
+        assert broad[1] == pytest.approx(math.exp(-1 / (8 * factor)))
+        assert error_correlation(problem, card, "sample", pixels=1.0)[0][1] == pytest.approx(math.exp(-1))
