@@ -8,10 +8,7 @@ Writes docs/results/crosscheck.md. What is made equal, and what cannot be, is sa
 
 import argparse
 import importlib
-import importlib.abc
-import importlib.machinery
 import importlib.metadata
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise

@@ -9,7 +9,6 @@ Writes docs/results/pixels.md and pixels.jpg.
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,13 +21,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.score import score_image, score_samples
-from benchmarks.series import machine
+from benchmarks.series import ingest_study, machine, measure_series
 from benchmarks.tasks import TASKS
 from data.atomic import atomic_path, write_text
-from data.errors import InputError
 from data.nifti import read_volume
 from models.prior import SlicePrior, load_prior
-from pipeline import ingest, measure
 from pipeline.calibrate import body
 from pipeline.cli import main_wrapper
 from pipeline.problem import load_problem
@@ -59,19 +56,9 @@ class Grid:
         return self.units.to_physical(x)
 
 
-def ingested(study: Path, slices: tuple[int, int], folder: Path) -> Path:
-    """The study's series with native pixels."""
-    settings = json.dumps({"modality": "ct", "slices": list(slices)})
-    if ingest.main(["--study", str(study), "--out", str(folder), "--settings", settings]) != 0:
-        raise InputError(f"{study} could not be ingested; the sentence above says why.")
-    return next(path.parent for path in folder.glob("*/volume.nii.gz"))
-
-
 def measured(series: Path, matrix: int, folder: Path) -> Grid:
     out = folder / f"measurement_{matrix}"
-    section = TASKS["ct30"].section(0) | {"working_matrix": matrix}
-    if measure.main(["--input", str(series), "--out", str(out), "--settings", json.dumps(section)]) != 0:
-        raise InputError(f"{series} could not be measured on {matrix} pixels; the sentence above says why.")
+    measure_series(series, TASKS["ct30"].section(0) | {"working_matrix": matrix}, out)
     problem, units = load_problem(out)
     return Grid(problem, units, read_volume(out / "truth.nii.gz").array_zyx.astype(np.float32))
 
@@ -174,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prior = load_prior(arguments.prior)
     rows, images = [], {}
     with tempfile.TemporaryDirectory() as folder, tqdm(arguments.matrices, unit="grid", desc="pixels") as bar:
-        series = ingested(arguments.study, tuple(arguments.slices), Path(folder) / "ingest")
+        series = ingest_study(arguments.study, "ct", tuple(arguments.slices), Path(folder) / "ingest")
         for matrix in bar:
             grid = measured(series, matrix, Path(folder))
             cells, pictures = reconstruction(grid, prior)

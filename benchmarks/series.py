@@ -22,10 +22,14 @@ def make_series(volume: Path, modality: str, slices: tuple[int, int] | None, fol
     study = folder / "study"
     study.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(volume, study / "volume.nii.gz")
+    return ingest_study(study, modality, slices, folder / "ingest")
+
+
+def ingest_study(study: Path, modality: str, slices: tuple[int, int] | None, out: Path) -> Path:
+    """The series folder with volume.nii.gz of a study, ingested into `out`; InputError where it fails."""
     settings = {"modality": modality, "slices": list(slices) if slices else None}
-    out = folder / "ingest"
     if ingest.main(["--study", str(study), "--out", str(out), "--settings", json.dumps(settings)]) != 0:
-        raise InputError(f"{volume} could not be ingested; name a NIfTI volume with slices {slices}.")
+        raise InputError(f"{study} could not be ingested with slices {slices}; the sentence above says why.")
     return next(path.parent for path in out.glob("*/volume.nii.gz"))
 
 
@@ -44,12 +48,16 @@ def machine() -> str:
 
 def measure_slab(volume: Path, slices: tuple[int, int], section: dict, out: Path) -> None:
     """Writes the measurement of a slab (measurement.safetensors, truth.nii.gz) to OUT; InputError where it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        measure_series(make_series(volume, section["modality"], slices, Path(folder)), section, out)
+
+
+def measure_series(series: Path, section: dict, out: Path) -> None:
+    """Writes the measurement of an ingested series to `out`; InputError where it fails."""
     from pipeline import measure
 
-    with tempfile.TemporaryDirectory() as folder:
-        series = make_series(volume, section["modality"], slices, Path(folder))
-        if measure.main(["--input", str(series), "--out", str(out), "--settings", json.dumps(section)]) != 0:
-            raise InputError(f"{volume} could not be measured so; the sentence above says why.")
+    if measure.main(["--input", str(series), "--out", str(out), "--settings", json.dumps(section)]) != 0:
+        raise InputError(f"{series} could not be measured so; the sentence above says why.")
 
 
 @main_wrapper
