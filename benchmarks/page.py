@@ -72,7 +72,8 @@ def bench_page(found: dict[str, TaskResults], curves: dict[str, TaskResults], co
     lines += [
         "head (studyforrest). All samplers have the same prior, start and data; rivals the settings that a search on"
     ]
-    lines += ["training patients found ([tuning.md](tuning.md)), ours one default everywhere.", ""]
+    searches = "[tuning.md](tuning.md)" if (docs / "tuning.md").is_file() else "tuned.json"
+    lines += [f"training patients found ({searches}), ours one default everywhere.", ""]
     lines += [
         "Of methods with samples the tables of goals and summary take the better of mean, sample and point estimate by"
     ]

@@ -138,8 +138,9 @@ def _read_card(folder: Path) -> dict:
         if path.stat().st_size > MAX_CARD_BYTES:
             raise ValueError("too long")
         card = json.loads(path.read_text(encoding="utf-8"))
-        low, high = usable_pixels(card)
-        usable = card["modality"] in ("ct", "mr") and 0 < float(card["sigma_data"]) < math.inf and 0 < low <= high
+        ranges = usable_pixels(card), tuple(float(length) for length in card["pixel_mm"])
+        usable = card["modality"] in ("ct", "mr") and 0 < float(card["sigma_data"]) < math.inf
+        usable = usable and all(0 < low <= high for low, high in ranges)
         if not usable or not all(isinstance(card[key], str) for key in ("name", "sha256")):
             raise ValueError("values that cannot be")
     except (ValueError, KeyError, TypeError, RecursionError) as error:

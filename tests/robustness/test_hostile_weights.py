@@ -57,6 +57,7 @@ ATTACKS = {
     "a card nested 100,000 deep": deep_card,
     "a card that is a list": lambda folder: (folder / CARD).write_text("[]"),
     "a card of NaN": lambda folder: _card(folder, sigma_data=float("nan"), pixel_mm=[float("nan")] * 2),
+    "training pixels of words": lambda folder: _card(folder, usable_pixel_mm=[0.1, 20], pixel_mm="ab"),
     "a card of words": lambda folder: _card(folder, sigma_data="x", pixel_mm="y", r2_scale=7),
     "a card without its keys": lambda folder: (folder / CARD).write_text(
         json.dumps({"sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()})
