@@ -86,18 +86,21 @@ def test_the_fuzzer_runs_and_counts(tmp_path):
 
 
 def test_what_the_child_contains_is_no_finding_and_the_child_goes_on(tmp_path):
+    """The first and last input are read, the second aborts the child, the third is refused."""
     code = (
-        "import json, sys; from pathlib import Path; from tests.fuzz.run import Session; from tests.fuzz import seeds\n"
-        "session = Session('mat', 1e9, Path(sys.argv[2]))\n"
-        "for data in (seeds.mat_seeds()[0], Path(sys.argv[1]).read_bytes(), b'no .mat', seeds.mat_seeds()[1]):\n"
+        "import json, sys; from pathlib import Path; from tests.fuzz.run import Session\n"
+        "from tests.data.isolated_readers import by_content; from tests.fuzz.targets import Target\n"
+        "session = Session('mat', 1e9, Path(sys.argv[1]))\n"
+        "session.target = Target(('x',), list, read=by_content, isolated=True)\n"
+        "for data in (b'array', b'abort', b'refuse', b'array'):\n"
         "    session.one(data)\n"
         "print(json.dumps([session.ends, session.findings, session.child.seconds() > 0])); session.child.end()"
     )
-    crash = Path(__file__).parent / "findings" / "mat-scipy-crashes"
-    command = [sys.executable, "-c", code, str(crash), str(tmp_path)]
+    command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
     ends, findings, used = json.loads(done.stdout)
-    assert ends == {"taken": 2, "contained": 1, "left out": 1}, done.stderr
+    assert ends == {"taken": 2, "contained": 1, "refused": 1}, done.stderr
     assert findings == {}
     assert used
     assert not (tmp_path / "guiding").exists()
