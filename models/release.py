@@ -170,7 +170,8 @@ def chain_lines(training: dict) -> list[str]:
     lines = []
     if start := training.get("start"):
         before = f"a prior of {start['steps']} steps, {start['minutes']:g} minutes (`{start['command']}`)"
-        lines += ["", f"Began with {before}, whose share in these weights is {start['share']:g}."]
+        share = f", whose share in these weights is {start['share']:g}" if start["share"] else ""
+        lines += ["", f"Began with {before}{share}."]
     if slabs := training.get("chain_slabs"):
         share = round(100 * training["chain_share"])
         lines += ["", f"{share} % of every batch: chain states of {slabs} slabs (`pipeline.chain_states`)."]
