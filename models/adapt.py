@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from models.denoised import Denoised
 from models.network import SliceNetwork
 from models.preconditioning import denoise_middle, scalings
-from models.prior import SlicePrior
+from models.prior import SlicePrior, told_correlation
 from models.volumes import neighbours
 
 KINDS = ("low_rank", "last_layers")
@@ -88,7 +88,7 @@ def denoise_slab(
     chosen = [neighbours(z, 1, len(x)) for z in range(*slab.indices(len(x)))]
     triplet = torch.stack([torch.cat([channels[z] for z in three]) for three in chosen]).to(prior.device)
     sigmas = torch.full((len(chosen),), sigma, device=prior.device)
-    values = [math.log(spacing_mm[0]), math.log(spacing_mm[2]), 0.0]
+    values = [math.log(spacing_mm[0]), math.log(spacing_mm[2]), told_correlation(len(x), 0.0)]
     conditions = torch.tensor(values, device=prior.device).expand(len(chosen), 3)
     with torch.autocast(prior.device.type, torch.bfloat16, enabled=prior.bfloat16):
         mean, log_variance = denoise_middle(prior.network, triplet, sigmas, conditions, prior.sigma_data)

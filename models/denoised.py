@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+# Priors are trained on noise with lag-1 correlations between slices up to this one.
+LARGEST_CORRELATION = 0.95
+
 
 class Denoised(NamedTuple):
     """Posterior moments of a clean volume given x_sigma = x + sigma n.

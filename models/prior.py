@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from models.denoised import Denoised
+from models.denoised import LARGEST_CORRELATION, Denoised
 from models.network import SliceNetwork, fast_bfloat16
 from models.preconditioning import denoise_middle, scalings
 
@@ -42,8 +42,10 @@ class SlicePrior:
         x).
 
         `spacing_mm` is (z, y, x). `noise_correlation` is the lag-1 correlation of the noise along z. The two end
-        slices see their only neighbour twice; a single slice sees itself. Differentiable in `x` where x.requires_grad;
-        activations are then recomputed batch by batch, so that memory does not grow with the number of slices.
+        slices see their only neighbour twice. A single slice sees itself, and the network is told that the noise of the
+        three is alike (`told_correlation`).
+        Differentiable in `x` where x.requires_grad; activations are then recomputed batch by batch, so that memory does
+        not grow with the number of slices.
         """
         differentiable = torch.is_grad_enabled() and x.requires_grad
         with torch.set_grad_enabled(differentiable):
@@ -52,6 +54,7 @@ class SlicePrior:
     def _denoise(self, x: Tensor, sigma: float, spacing_mm, correlation: float, differentiable: bool) -> Denoised:
         channels = torch.view_as_real(x).permute(0, 3, 1, 2) if x.is_complex() else x[:, None]
         count = channels.shape[0]
+        correlation = told_correlation(count, correlation)
         index = torch.arange(count, device=x.device)
         below = torch.where(index > 0, index - 1, min(1, count - 1))
         above = torch.where(index < count - 1, index + 1, max(count - 2, 0))
@@ -102,6 +105,15 @@ class SlicePrior:
                 f"prior {name} knows pixels of {low:g} to {high:g} mm, the working grid has {pixel_mm:.3g} mm; "
                 "choose another working grid or another prior in the config."
             )
+
+
+def told_correlation(count: int, correlation: float) -> float:
+    """Lag-1 correlation along z that the network is told of the noise of a volume of `count` slices.
+
+    A single slice is its own neighbour: its noise comes three times, and taken for independent it would pass for
+    structure. The largest correlation of the training says so.
+    """
+    return LARGEST_CORRELATION if count == 1 else correlation
 
 
 def usable_pixels(card: dict) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.chain import ChainSlab, chain_batch
+from models.denoised import LARGEST_CORRELATION
 from models.network import SliceNetwork, fast_bfloat16
 from models.preconditioning import training_loss
 from models.volumes import CropSettings, TrainingVolume, complex_channels, random_crop
@@ -138,11 +139,9 @@ def draw_noise(
 ) -> tuple[Tensor, Tensor]:
     """Unit noise (b, 3c, y, x) and its lag-1 correlation (b,) between the slices."""
     white = torch.from_numpy(generator.standard_normal((settings.batch, 3, settings.channels, *size), dtype=np.float32))
-    correlation = torch.from_numpy(
-        np.where(generator.random(settings.batch) < 0.5, 0, generator.uniform(0, 0.95, settings.batch)).astype(
-            np.float32
-        )
-    )
+    independent = generator.random(settings.batch) < 0.5
+    drawn = np.where(independent, 0, generator.uniform(0, LARGEST_CORRELATION, settings.batch))
+    correlation = torch.from_numpy(drawn.astype(np.float32))
     c = correlation[:, None, None, None]
     below = white[:, 0]
     middle = c * below + (1 - c**2).sqrt() * white[:, 1]

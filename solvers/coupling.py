@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
+from models.denoised import LARGEST_CORRELATION
 from solvers.draws import Draws
 from solvers.perpendicular import PerpendicularPrior, require_planes
 from solvers.problem import Problem
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 NOISES = ("own", "ar1", "slerp")
 DENOISERS = ("plain", "tv", "quadratic", "perpendicular", "regrouped")
 Settings = TypeVar("Settings")
-# Priors are trained on noise with lag-1 correlations up to this one.
-LARGEST_CORRELATION = 0.95
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from models.denoised import LARGEST_CORRELATION
 from models.prior import SlicePrior
 from solvers.correction import ErrorModel, correct, error_correlation
 from solvers.draws import Draws
@@ -17,8 +18,6 @@ from solvers.state import State
 
 # At the first level the start's own error would be measured.
 MEASURED_LEVEL = 1
-# Priors are trained on noise of up to this correlation between neighbouring slices.
-MOST_CORRELATED = 0.95
 SIGMA_MIN = {"point": 0.015, "sample": 0.03}
 
 
@@ -88,7 +87,7 @@ def pam(
     """
     sample = settings.mode == "sample"
     noise_c = coupling_coefficient(problem.spacing_mm[0], settings.noise_length_mm) if sample else 0.0
-    noise_c = min(noise_c, MOST_CORRELATED)
+    noise_c = min(noise_c, LARGEST_CORRELATION)
     share = settings.broad_share if sample else None
     lengths = settings.error_length_mm, settings.error_pixels
     error_c = error_correlation(problem, prior.card, settings.mode, *lengths, share)

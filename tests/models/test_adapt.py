@@ -108,3 +108,6 @@ def test_slab_has_the_numbers_of_the_whole_volume(modality):
             part = denoise_slab(prior, x, slab, 0.3, (3.0, 1.0, 1.5))
         assert torch.allclose(part.mean, whole.mean[slab], atol=1e-5)
         assert torch.allclose(part.variance, whole.variance[slab], rtol=1e-4)
+    with torch.no_grad():
+        single = denoise_slab(prior, x[:1], slice(0, 1), 0.3, (3.0, 1.0, 1.5))
+    assert torch.allclose(single.mean, prior.denoise(x[:1], 0.3, (3.0, 1.0, 1.5)).mean, atol=1e-5)

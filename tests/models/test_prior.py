@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.denoised import LARGEST_CORRELATION
 from models.network import SliceNetwork
 from models.preconditioning import denoise_middle, scalings, training_loss
 from models.prior import CARD, WEIGHTS, PriorError, load_prior
@@ -161,6 +162,16 @@ def test_denoising_does_not_depend_on_the_batch(folder):
     whole = prior.denoise(x, 0.3, (2.0, 1.5, 1.5)).mean
     prior.batch = 2
     assert torch.allclose(whole, prior.denoise(x, 0.3, (2.0, 1.5, 1.5)).mean, atol=1e-5)
+
+
+def test_the_noise_of_a_single_slice_is_told_to_be_alike_in_its_neighbours(folder):
+    prior, spacing = load_prior(folder), (2.0, 1.5, 1.5)
+    x = torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(0))
+    independent, alike = (prior.denoise(x[:1], 0.3, spacing, c).mean for c in (0.0, LARGEST_CORRELATION))
+    assert torch.equal(independent, alike)
+    twice = x[:1].repeat(2, 1, 1)
+    assert torch.allclose(alike[0], prior.denoise(twice, 0.3, spacing, LARGEST_CORRELATION).mean[0], atol=1e-5)
+    assert not torch.allclose(alike[0], prior.denoise(twice, 0.3, spacing).mean[0], atol=1e-4)
 
 
 def test_r2_scale_interpolates_in_log_sigma(folder):
