@@ -43,9 +43,8 @@ class SlicePrior:
 
         `spacing_mm` is (z, y, x). `noise_correlation` is the lag-1 correlation of the noise along z. The two end
         slices see their only neighbour twice. A single slice sees itself, and the network is told that the noise of the
-        three is alike (`told_correlation`).
-        Differentiable in `x` where x.requires_grad; activations are then recomputed batch by batch, so that memory does
-        not grow with the number of slices.
+        three is alike (`told_correlation`). Differentiable in `x` where x.requires_grad; activations are then
+        recomputed batch by batch, so that memory does not grow with the number of slices.
         """
         differentiable = torch.is_grad_enabled() and x.requires_grad
         with torch.set_grad_enabled(differentiable):
